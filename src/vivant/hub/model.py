@@ -1,0 +1,137 @@
+"""The one base class of all networks: configuration, strict loading, saving. It does no arithmetic."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+
+from vivant import __version__
+from vivant.config import Config, dump_json, load_json, read
+from vivant.errors import InputError
+from vivant.hub.load import WEIGHTS, check_keys, read_weights, write_weights
+from vivant.hub.repo import Source, locate
+
+
+class Model(nn.Module):
+    """A network with a `config.json`: subclasses set `Config` and build their modules from `self.settings`.
+
+    Construction takes the fields of `config.json` as keywords and initialises weights randomly, as torch does.
+    The loaders build on the meta device instead, so that loading costs no initialisation.
+    """
+
+    Config: ClassVar[type]
+    settings: Any
+
+    def __init__(self, **fields: Any):
+        super().__init__()
+        self.settings, config = read(type(self).Config, fields)
+        self.__dict__["config"] = Config({**config, "_class_name": type(self).__name__})
+
+    config: Config
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Data type of the first floating parameter."""
+        return next(p.dtype for p in self.parameters() if p.is_floating_point())
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the first parameter."""
+        return next(self.parameters()).device
+
+    @classmethod
+    def from_config(cls, config: "Mapping[str, Any] | str | Path", **changes: Any) -> Self:
+        """Build with random weights from a mapping, a JSON file, or a folder that holds `config.json`.
+
+        Raises:
+            InputError: E-CONFIG-UNKNOWN or E-CONFIG-VALUE for what this class does not implement.
+        """
+        if isinstance(config, str | Path):
+            path = Path(config)
+            config = load_json(path / "config.json" if path.is_dir() else path)
+        return cls(**{**config, **changes})
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | Path,
+        *,
+        subfolder: str | None = None,
+        variant: str | None = None,
+        revision: str | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
+        token: str | bool | None = None,
+        dtype: torch.dtype | None = None,
+        torch_dtype: torch.dtype | None = None,
+        **changes: Any,
+    ) -> Self:
+        """Load a published checkpoint.
+
+        Args:
+            source: a folder, or a hub id such as ``"openmmlab/PIA-condition-adapter"``.
+            subfolder: component folder inside the repository (``"unet"``).
+            variant: file variant such as ``"fp16"``.
+            revision: branch, tag or commit on the hub.
+            cache_dir: hub cache; the hub's own environment variables are honoured.
+            local_files_only: never touch the network.
+            token: hub token.
+            dtype: data type of the weights; that of `torch.get_default_dtype()` if not given. `torch_dtype` is
+                diffusers' older name for the same argument.
+            changes: fields of `config.json` to override.
+
+        Raises:
+            LoadError: nothing found, or tensors that do not fit this class (the nearest names are printed).
+        """
+        dtype = pick_dtype(dtype, torch_dtype) or torch.get_default_dtype()
+        place = Source(source, subfolder, variant, revision, cache_dir, local_files_only, token)
+        folder = locate(place, [*WEIGHTS, "config.json"])
+        config = {**load_json(folder / "config.json"), **changes}
+        return cls.from_state(config, read_weights(folder, variant), dtype, origin=str(source))
+
+    @classmethod
+    def from_state(
+        cls, config: Mapping[str, Any], state: dict[str, Tensor], dtype: torch.dtype | None = None, origin: str = ""
+    ) -> Self:
+        """Build on the meta device and adopt `state` without copying tensors that already have `dtype`."""
+        with torch.device("meta"):
+            model = cls(**config)
+        state = model.published_names(state)
+        check_keys(state, model.state_dict(), owner=cls.__name__, origin=origin)
+        if dtype is not None:
+            state = {k: v.to(dtype) if v.is_floating_point() else v for k, v in state.items()}
+        model.load_state_dict(state, strict=True, assign=True)
+        model.fill_tables()
+        return model.eval().requires_grad_(False)
+
+    def published_names(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Translate the tensor names of older layouts of this network. Default: nothing to translate."""
+        return state
+
+    def fill_tables(self) -> None:
+        """Compute tables that files do not carry, after building on the meta device. Default: none."""
+
+    def save_pretrained(
+        self,
+        save_directory: str | Path,
+        *,
+        variant: str | None = None,
+        max_shard_size: int | str = "10GB",
+        safe_serialization: bool = True,
+    ) -> None:
+        """Write `config.json` and safetensors in the published layout; existing files are replaced atomically."""
+        if not safe_serialization:
+            raise InputError("E-SAVE-PICKLE", "vivant writes safetensors only.", "Pickles can run code when read.")
+        folder = Path(save_directory)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_weights(folder, self.state_dict(), variant, max_shard_size)
+        dump_json({**self.config, "_vivant_version": __version__}, folder / "config.json")
+
+
+def pick_dtype(dtype: torch.dtype | None, torch_dtype: torch.dtype | None) -> torch.dtype | None:
+    """One data type from diffusers' two names for it."""
+    if dtype is not None and torch_dtype is not None and dtype != torch_dtype:
+        raise InputError("E-DTYPE-TWICE", f"dtype={dtype} and torch_dtype={torch_dtype} disagree.", "", "Give one.")
+    return dtype if dtype is not None else torch_dtype
