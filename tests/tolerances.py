@@ -33,9 +33,10 @@ def assert_parity(ours: Tensor, oracle: Tensor, tolerance: Tolerance | torch.dty
     tol = TOLERANCES[tolerance] if isinstance(tolerance, torch.dtype) else tolerance
     assert ours.shape == oracle.shape, f"shape {tuple(ours.shape)} is not {tuple(oracle.shape)}"
     ours, oracle = ours.detach().double(), oracle.detach().double()
-    assert torch.isfinite(ours).all() and torch.isfinite(oracle).all(), "not finite"
+    assert torch.isfinite(ours).all(), "ours is not finite"
+    assert torch.isfinite(oracle).all(), "the reference is not finite"
     spread = (oracle - oracle.mean()).norm() / oracle.norm()
-    assert spread > 100 * tol.l2, "the tolerance cannot tell this tensor from a constant one"
+    assert spread > 20 * tol.l2, "the tolerance cannot tell this tensor from a constant one"
     l2 = relative_l2(ours, oracle)
     peak = float((ours - oracle).abs().max() / oracle.abs().max())
     assert l2 <= tol.l2, f"relative L2 distance {l2:.3e} > {tol.l2:.0e}"
