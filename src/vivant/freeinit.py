@@ -53,7 +53,7 @@ class FreeInit:
     num_iters: int = 3
     use_fast_sampling: bool = False
     method: Method = "butterworth"
-    order: float = DEFAULT_ORDER
+    order: int | float = DEFAULT_ORDER
     spatial_stop_frequency: float = 0.25
     temporal_stop_frequency: float = 0.25
 

@@ -5,7 +5,9 @@ from torch import Tensor
 
 
 def cfg(uncond: Float[Tensor, "*axes"], text: Float[Tensor, "*axes"], scale: float) -> Float[Tensor, "*axes"]:
-    """Classifier-free guidance, uncond + scale (text - uncond) (Ho & Salimans 2022, arXiv 2207.12598, eq. 6 with scale = 1 + w).
+    """Classifier-free guidance: uncond + scale (text - uncond).
+
+    Ho & Salimans 2022, arXiv 2207.12598, eq. 6, where scale is 1 + w.
 
     Args:
         uncond: prediction for the empty or negative prompt.

@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, EulerDiscreteScheduler
 from diffusers.pipelines.free_init_utils import FreeInitMixin
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+from diffusers.schedulers.scheduling_euler_discrete import EulerDiscreteScheduler
 from jaxtyping import TypeCheckError
 
 from tiny import noise
@@ -81,7 +82,7 @@ def test_box_is_the_block_of_the_original():
 
 
 @pytest.mark.parametrize("size", [SHAPE, (1, 4, 16, 8, 8), (1, 2, 7, 9, 5)])
-def test_reinitialise_is_bit_equal(size: tuple[int, ...]):
+def test_reinitialise_is_bit_equal(size: tuple[int, int, int, int, int]):
     z_t, z_rand = noise(*size, seed=1), noise(*size, seed=2)
     mask = low_pass(*size[2:], FreeInit())
     ours = reinitialise(z_t, z_rand, mask)

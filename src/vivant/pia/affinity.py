@@ -135,7 +135,7 @@ def _check_name(name: str) -> str:
     raise InputError("E-MOTION-NAME", f"There is no motion {name!r}.", fix=hint)
 
 
-def _check_number(number: float) -> int:
+def _check_number(number: int | float) -> int:
     if isinstance(number, int) and not isinstance(number, bool) and 0 <= number < len(NAMES):
         return number
     rows = ", ".join(f"{i} {name}" for i, name in enumerate(NAMES))
