@@ -18,6 +18,7 @@ class State:
     Attributes:
         i: index of the step that was made, from 0.
         x: the noisy latents.
+        x0: the clean latents as the last step predicted them, for previews; None before the first one.
         carry: what the solver remembers between steps (earlier predictions); None before the first one.
         conditioning: what the model looks at (text, picture, mask); a hook may exchange it on the way.
         guidance: the guidance scales of the coming step; a hook may exchange them too.
@@ -25,6 +26,7 @@ class State:
 
     i: int
     x: Float[Tensor, "..."]
+    x0: Float[Tensor, "..."] | None = None
     carry: Any = None
     conditioning: Any = None
     guidance: Any = None

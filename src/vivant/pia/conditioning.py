@@ -1,0 +1,112 @@
+"""What PIA looks at and what does not change between steps: pictures, mask, prompts."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from einops import rearrange, repeat
+from jaxtyping import Float
+from torch import Tensor
+
+from vivant.errors import InputError
+from vivant.pia.unet import Text, UNetMotionModel
+from vivant.rng import Rng
+from vivant.vae.image import AutoencoderKL
+
+
+@dataclass(frozen=True, eq=False)
+class Prompts:
+    """Encoded prompts. Compared by identity: another value means that keys and values are computed anew.
+
+    Attributes:
+        positive: one entry for each clip, or for each frame of each clip when `per_frame`.
+        negative: the same for the negative prompt; None without guidance.
+    """
+
+    positive: Float[Tensor, "b m d"]
+    negative: Float[Tensor, "b m d"] | None = None
+    per_frame: bool = False
+
+    def stacked(self, num_evaluations: int) -> Float[Tensor, "n m d"]:
+        """The text of every evaluation, in the order of `Guidance`."""
+        if num_evaluations == 1:
+            return self.positive
+        if self.negative is None:
+            raise InputError(
+                "E-GUIDANCE-NEGATIVE",
+                "Guidance needs the encoded negative prompt, and there is none.",
+                "",
+                "Give negative_prompt_embeds, or set guidance_scale to 1.",
+            )
+        return torch.cat([self.negative] * (num_evaluations - 1) + [self.positive])
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """Scales of one step. Without an `image` scale it is classifier-free guidance by the text alone."""
+
+    text: float
+    image: float | None = None
+
+    @property
+    def num_evaluations(self) -> int:
+        """How often the network runs: text only 1; with guidance 2; with separate image guidance 3."""
+        if self.image is not None:
+            return 3
+        return 2 if self.text > 1 else 1
+
+
+@dataclass(frozen=True, eq=False)
+class Conditioning:
+    """The picture as five channels beside the latents, and the prompts.
+
+    Attributes:
+        picture: mask (1) and latents of the picture (4) on every frame, in the network's data type.
+        prompts: see `Prompts`.
+    """
+
+    picture: Float[Tensor, "b 5 f h w"]
+    prompts: Prompts
+
+
+def reader(unet: UNetMotionModel) -> Callable[[Prompts, int], Text]:
+    """Keys and values of prompts, computed once and again only when the prompts or the evaluations change."""
+
+    @lru_cache(maxsize=1)
+    def read(prompts: Prompts, num_evaluations: int) -> Text:
+        return unet.read_text(prompts.stacked(num_evaluations).to(unet.device, unet.dtype), prompts.per_frame)
+
+    return read
+
+
+def encode_still(
+    vae: AutoencoderKL, pixels: Float[Tensor, "k 3 i j"], batch: int, rng: Rng
+) -> Float[Tensor, "b 4 h w"]:
+    """Latents of the pictures: the posterior sampled with `rng`, times the scaling factor.
+
+    Args:
+        pixels: one picture or one for each prompt, RGB in [-1, 1].
+        batch: number of clips; a multiple of k. Clips of one prompt share the encoding, and the sample too unless
+            every clip has its own generator.
+    """
+    mean, logvar = vae.encode_moments(pixels.to(vae.device, vae.dtype)).float().chunk(2, dim=1)
+    deviation = torch.exp(0.5 * logvar.clamp(-30.0, 20.0))
+    if rng.per_entry:
+        mean, deviation = (x.repeat_interleave(batch // x.shape[0], dim=0) for x in (mean, deviation))
+    still = mean + deviation * rng.normal(mean.shape, mean.device)
+    return still.repeat_interleave(batch // still.shape[0], dim=0) * vae.settings.scaling_factor
+
+
+def still_on_frames(still: Float[Tensor, "b c h w"], num_frames: int) -> Float[Tensor, "b c f h w"]:
+    """The picture on every frame, as a view."""
+    return rearrange(still, "b c h w -> b c 1 h w").expand(-1, -1, num_frames, -1, -1)
+
+
+def picture_channels(
+    still: Float[Tensor, "b 4 h w"], affinity: Sequence[float], dtype: torch.dtype
+) -> Float[Tensor, "b 5 f h w"]:
+    """Mask and picture: frame i of the mask holds how close frame i stays to the picture."""
+    b, _, h, w = still.shape
+    mask = repeat(torch.tensor(affinity, device=still.device), "f -> b 1 f h w", b=b, h=h, w=w)
+    return torch.cat([mask, still_on_frames(still, len(affinity))], dim=1).to(dtype)

@@ -1,0 +1,201 @@
+"""Animate: from a request to the latents of a clip. Every random draw stands on a line of its own, in order."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from vivant import guidance as guide
+from vivant.denoise import OnStep, State, keep, run
+from vivant.errors import InputError
+from vivant.freeinit import FreeInit, last_signal_timestep, low_pass, reinitialise, renoise
+from vivant.pia.conditioning import (
+    Conditioning,
+    Guidance,
+    Prompts,
+    encode_still,
+    picture_channels,
+    reader,
+    still_on_frames,
+)
+from vivant.pia.unet import Text, UNetMotionModel
+from vivant.placement import MemoryPolicy, active
+from vivant.request import PIARequest
+from vivant.rng import Rng
+from vivant.solvers.schedule import Solver, Step
+from vivant.vae.image import AutoencoderKL
+
+Schedule = tuple[Step, ...]
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The components that a run needs, and where they live. The text encoder has done its work before."""
+
+    vae: AutoencoderKL
+    unet: UNetMotionModel
+    solver: Solver
+    memory: MemoryPolicy
+
+    @property
+    def scale_factor(self) -> int:
+        """Pixels per latent, along one side."""
+        return 2 ** (len(self.vae.settings.block_out_channels) - 1)
+
+
+@dataclass(frozen=True, eq=False)
+class Given:
+    """The tensors of a request.
+
+    Attributes:
+        pixels: pictures of the clip's size, RGB in [-1, 1]; one, or one for each prompt.
+        prompts: encoded prompts for all b clips.
+        latents: initial noise in place of the first draw, before scaling by the solver.
+    """
+
+    pixels: Float[Tensor, "k 3 i j"]
+    prompts: Prompts
+    latents: Float[Tensor, "b 4 f h w"] | None = None
+
+
+def schedules(solver: Solver, request: PIARequest) -> tuple[Schedule, ...]:
+    """The steps of every FreeInit iteration (of the one run without it), shortened by `strength`.
+
+    Raises:
+        InputError: E-STRENGTH-STEPS when no step is left.
+    """
+    freeinit = request.free_init
+    counts = [request.num_inference_steps]
+    if freeinit is not None:
+        counts = [freeinit.num_steps(k, counts[0]) for k in range(freeinit.num_iters)]
+    plans = []
+    for num_steps in counts:
+        kept = min(int(num_steps * request.strength), num_steps)
+        if kept == 0:
+            raise InputError(
+                "E-STRENGTH-STEPS",
+                f"strength {request.strength} of {num_steps} steps leaves no step.",
+                "",
+                "Raise strength or num_inference_steps.",
+            )
+        plans.append(solver.schedule(num_steps)[(num_steps - kept) * solver.order :])
+    return tuple(plans)
+
+
+@torch.no_grad()
+def generate(parts: Parts, request: PIARequest, given: Given, rng: Rng, on_step: OnStep = keep) -> Tensor:
+    """Denoise the clips of a request.
+
+    Args:
+        parts: the components.
+        request: what is asked for; its height and width are set.
+        given: its tensors.
+        rng: source of all draws: initial noise, the picture's posterior, the second noise of `strength`, then the
+            solver's and FreeInit's.
+        on_step: see `vivant.denoise.run`; `State.i` counts over all FreeInit iterations.
+
+    Returns:
+        Latents `b 4 f h w` in float32, ready to decode.
+
+    Raises:
+        InputError: E-LATENTS-SHAPE for given latents that do not fit.
+    """
+    plans = schedules(parts.solver, request)
+    batch = given.prompts.positive.shape[0]
+    height, width = (given.pixels.shape[i] // parts.scale_factor for i in (2, 3))
+    shape = (batch, parts.unet.settings.out_channels, request.num_frames, height, width)
+    device = parts.memory.device
+
+    noise = rng.normal(shape, device) if given.latents is None else _checked(given.latents, shape).to(device).float()
+    with active(parts.vae, parts.memory) as vae:
+        still = encode_still(vae, given.pixels, batch, rng).to(device)
+    restart = rng.normal(shape, device) if request.strength < 1 and given.latents is None else noise
+
+    with active(parts.unet, parts.memory) as unet:
+        unet.freeu = request.freeu
+        conditioning = Conditioning(picture_channels(still, request.affinity, unet.dtype), given.prompts)
+        guidance = Guidance(request.guidance_scale, request.image_guidance_scale)
+        step = stepper(unet, parts.solver, lambda: rng.normal(shape, device), request.eta)
+        filter_ = low_pass(*shape[2:], request.free_init) if request.free_init else None
+
+        done, x = 0, torch.empty(0)
+        for k, plan in enumerate(plans):
+            if k == 0 and request.strength < 1:
+                x = parts.solver.add_noise(still_on_frames(still, request.num_frames), restart, plan[0])
+            elif k == 0:
+                x = noise * parts.solver.init_sigma(plan)
+            else:
+                x = _reinitialised(parts.solver, plan, x, restart, rng.normal(shape, device), filter_, request)
+            state = State(-1, x, conditioning=conditioning, guidance=guidance)
+            final = run(state, plan, step, _counted(on_step, done))
+            x, conditioning, guidance = final.x, final.conditioning, final.guidance
+            done += len(plan)
+    return x
+
+
+def stepper(
+    unet: UNetMotionModel, solver: Solver, noise: Callable[[], Tensor], eta: float
+) -> Callable[[State, Step], State]:
+    """One step: what the network predicts under guidance, then what the solver makes of it."""
+    read = reader(unet)
+
+    def step(state: State, t: Step) -> State:
+        evaluations = state.guidance.num_evaluations
+        x = t.model_input(state.x)
+        eps = predict(unet, x, t.t, state, read(state.conditioning.prompts, evaluations))
+        update = solver.step(eps, t, state.x, state.carry, noise, eta)
+        return replace(state, x=update.x, x0=update.x0, carry=update.carry)
+
+    return step
+
+
+def predict(unet: UNetMotionModel, x: Float[Tensor, "b 4 f h w"], t: float, state: State, text: Text) -> Tensor:
+    """The network's output under the state's guidance, in float32."""
+    picture, guidance = state.conditioning.picture, state.guidance
+    inputs = torch.cat([x.to(picture.dtype), picture], dim=1)
+    if guidance.image is not None:
+        without = torch.cat([x.to(picture.dtype), torch.zeros_like(picture)], dim=1)
+        inputs = torch.cat([without, inputs, inputs])
+    outputs = unet.predict(inputs, torch.tensor([t], device=x.device), text).float()
+    outputs = outputs.chunk(guidance.num_evaluations)
+    if guidance.image is not None:
+        return guide.cfg_image(*outputs, guidance.image, guidance.text)
+    return guide.cfg(*outputs, guidance.text) if len(outputs) == 2 else outputs[0]
+
+
+def _reinitialised(
+    solver: Solver,
+    plan: Schedule,
+    z0: Tensor,
+    noise: Tensor,
+    fresh: Tensor,
+    filter_: Tensor,
+    request: PIARequest,
+) -> Tensor:
+    """FreeInit (arXiv 2312.07537): the start of a further iteration from the result of the one before.
+
+    Mixing happens where signal and noise together have unit variance, so that it means the same for every solver.
+    With `strength` the run starts in the middle, where the fresh noise needs the signal beside it.
+    """
+    if request.strength == 1:
+        abar = float(solver.signal[last_signal_timestep(solver.signal)])
+        return reinitialise(renoise(z0, noise, abar), fresh, filter_) * solver.init_sigma(plan)
+    return solver.add_noise(z0, reinitialise(noise, fresh, filter_), plan[0])
+
+
+def _counted(on_step: OnStep, done: int) -> OnStep:
+    return lambda state: on_step(replace(state, i=state.i + done))
+
+
+def _checked(latents: Tensor, shape: Sequence[int]) -> Tensor:
+    if tuple(latents.shape) != tuple(shape):
+        raise InputError(
+            "E-LATENTS-SHAPE",
+            f"latents have the shape {tuple(latents.shape)}; this request needs {tuple(shape)}.",
+            "The axes are clips, channels, frames, height / 8, width / 8.",
+            "",
+        )
+    return latents

@@ -1,0 +1,177 @@
+"""What can be asked for: one vocabulary for Python, command line, recipe and server.
+
+A request is a frozen value that names everything which decides the result, apart from the models. It checks itself
+before anything heavy is loaded.
+"""
+
+import dataclasses
+import difflib
+import math
+from dataclasses import dataclass, field
+from typing import Any, Literal, Self, get_args
+
+from vivant.errors import InputError
+from vivant.freeinit import FreeInit
+from vivant.pia.affinity import Motion, curve
+from vivant.pia.freeu import FreeU
+
+Fit = Literal["crop", "pad", "stretch"]
+FITS = get_args(Fit)
+MAX_SIDE = 8192
+MAX_SEED = 2**64 - 1
+NEGATIVE_PROMPT = "wrong white balance, dark, sketches, worst quality, low quality"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PIARequest:
+    """Animate pictures with PIA. Batch rule: prompts and pictures have length 1 or B and broadcast.
+
+    Attributes:
+        prompt: a sentence, or one for each clip.
+        negative_prompt: what to avoid; read only with guidance. None is the empty prompt.
+        motion: a name such as ``"animate:small"``, its number 0 to 8, or a free curve of one affinity a frame.
+        cond_frame: the frame that is the given picture.
+        num_frames: length of the clip, in frames.
+        height, width: size in pixels, multiples of 8. None is the model's own size.
+        fit: how a picture of another shape is brought to that size.
+        num_inference_steps: denoising steps (of each FreeInit iteration).
+        guidance_scale: strength of the prompt; guidance is off at 1 and below.
+        image_guidance_scale: separate strength of the picture, at the price of a third evaluation. None is off.
+        strength: how far to move from the picture: 1 starts from noise, less starts from the noised picture.
+        eta: share of fresh noise, for the solvers that have one (DDIM).
+        clip_skip: how many last layers of the text encoder to leave out.
+        num_videos_per_prompt: n clips for each prompt; output index is ``b * n + k``.
+        seed: seed of the noise, or one for each clip; -1 draws one and records it.
+        free_init: settings of FreeInit, or None.
+        freeu: settings of FreeU, or None.
+    """
+
+    prompt: str | tuple[str, ...] = ""
+    negative_prompt: str | tuple[str, ...] | None = None
+    motion: Motion = "animate:small"
+    cond_frame: int = 0
+    num_frames: int = 16
+    height: int | None = None
+    width: int | None = None
+    fit: Fit = "crop"
+    num_inference_steps: int = 25
+    guidance_scale: float = 7.5
+    image_guidance_scale: float | None = None
+    strength: float = 1.0
+    eta: float = 0.0
+    clip_skip: int | None = None
+    num_videos_per_prompt: int = 1
+    seed: int | tuple[int, ...] = -1
+    free_init: FreeInit | None = None
+    freeu: FreeU | None = field(default=None)
+
+    def __post_init__(self):
+        for name in ("prompt", "negative_prompt", "seed"):
+            value = getattr(self, name)
+            if isinstance(value, list):
+                object.__setattr__(self, name, tuple(value))
+        _check_text("prompt", self.prompt)
+        if self.negative_prompt is not None:
+            _check_text("negative_prompt", self.negative_prompt)
+        _check_int("num_frames", self.num_frames, 1)
+        _check_int("num_inference_steps", self.num_inference_steps, 1)
+        _check_int("num_videos_per_prompt", self.num_videos_per_prompt, 1)
+        for name in ("height", "width"):
+            if (value := getattr(self, name)) is not None:
+                _check_side(name, value)
+        if self.clip_skip is not None:
+            _check_int("clip_skip", self.clip_skip, 0)
+        _check_number("guidance_scale", self.guidance_scale, 0, math.inf)
+        if self.image_guidance_scale is not None:
+            _check_number("image_guidance_scale", self.image_guidance_scale, 0, math.inf)
+        _check_number("strength", self.strength, 0, 1)
+        if self.strength == 0:
+            raise InputError(
+                "E-STRENGTH", "strength is 0: nothing would be generated.", "", "Use more than 0, at most 1."
+            )
+        _check_number("eta", self.eta, 0, 1)
+        if self.fit not in FITS:
+            raise InputError("E-FIT", f"fit is {self.fit!r}.", "", f"Choose one of {', '.join(FITS)}.")
+        for seed in self.seed if isinstance(self.seed, tuple) else (self.seed,):
+            _check_int("seed", seed, -1, MAX_SEED)
+        curve(self.motion, self.num_frames, self.cond_frame)
+
+    @property
+    def affinity(self) -> tuple[float, ...]:
+        """The motion as one coefficient a frame."""
+        return curve(self.motion, self.num_frames, self.cond_frame)
+
+    @classmethod
+    def build(cls, **values: Any) -> Self:
+        """As the constructor, with a sentence for unknown names instead of Python's TypeError."""
+        names = [f.name for f in dataclasses.fields(cls)]
+        for name in values:
+            if name not in names:
+                near = difflib.get_close_matches(name, names, n=2)
+                raise InputError(
+                    "E-PARAM-UNKNOWN",
+                    f"There is no parameter {name!r}.",
+                    f"Nearest: {', '.join(near)}." if near else "",
+                    f"Known: {', '.join(names)}.",
+                )
+        return cls(**values)
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object with every field; `from_json` is its inverse."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Self:
+        """Read what `to_json` wrote, from a source that need not be friendly."""
+        parts = {"free_init": FreeInit, "freeu": FreeU}
+        read = dict(values)
+        for name, part in parts.items():
+            value = read.get(name)
+            if value is not None:
+                known = {f.name for f in dataclasses.fields(part)}
+                if not isinstance(value, dict) or not set(value) <= known:
+                    raise InputError("E-PARAM-UNKNOWN", f"{name} is {value!r}.", "", f"Known: {', '.join(known)}.")
+                read[name] = part(**value)
+        return cls.build(**read)
+
+
+def _check_text(name: str, value: object) -> None:
+    texts = value if isinstance(value, tuple) else (value,)
+    if not texts or not all(isinstance(text, str) for text in texts):
+        raise InputError("E-PROMPT-TYPE", f"{name} is {value!r}.", "", "Give a string or a list of strings.")
+
+
+def _check_int(name: str, value: object, low: int, high: int | None = None) -> None:
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if not whole or value < low or (high is not None and value > high):
+        limits = f"{low} or more" if high is None else f"from {low} to {high}"
+        raise InputError(f"E-{_code(name)}", f"{name} is {value!r}.", "", f"Give a whole number, {limits}.")
+
+
+def _check_number(name: str, value: object, low: float, high: float) -> None:
+    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not number or not low <= value <= high:
+        limits = f"{low:g} or more" if high == math.inf else f"from {low:g} to {high:g}"
+        raise InputError(f"E-{_code(name)}", f"{name} is {value!r}.", "", f"Give a number, {limits}.")
+
+
+def _check_side(name: str, value: object) -> None:
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if not whole or value % 8 or not 8 <= value <= MAX_SIDE:
+        near = max(8, min(MAX_SIDE, round(value / 8) * 8)) if whole else 512
+        raise InputError(
+            "E-SIZE",
+            f"{name} is {value!r}.",
+            f"Sizes are multiples of 8, from 8 to {MAX_SIDE} pixels.",
+            f"Use {near}.",
+        )
+
+
+def _code(name: str) -> str:
+    return {
+        "num_frames": "FRAMES",
+        "num_inference_steps": "STEPS",
+        "num_videos_per_prompt": "NUM-VIDEOS",
+        "guidance_scale": "GUIDANCE",
+        "image_guidance_scale": "GUIDANCE",
+    }.get(name, name.upper().replace("_", "-"))
