@@ -1,0 +1,187 @@
+"""CLIP's text encoder: prompts to embeddings, and reading and writing the encoder and its tokenizer.
+
+The network and the tokenizer are those of transformers; this file is where its generations differ (version 5.6
+removed the level `text_model` from the module tree and from the tensor names).
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from vivant.config import dump_json
+from vivant.errors import InputError, LoadError, warn
+from vivant.hub.load import check_keys, read_weights, write_weights
+from vivant.hub.repo import TRANSFORMERS
+
+if TYPE_CHECKING:
+    from transformers import CLIPTextModel, PreTrainedTokenizerBase
+
+PREFIX = "text_model."
+"""Level that published files have in their tensor names, whatever the version of transformers."""
+_NOT_TEXT = ("vision_model.", "visual_projection.", "text_projection.", "logit_scale")
+
+
+class Tokens(NamedTuple):
+    """A batch of tokenised prompts, all of the same length.
+
+    Attributes:
+        ids: token numbers.
+        mask: 1 for tokens of the prompt, 0 for padding.
+        notes: one warning for every prompt that was too long.
+    """
+
+    ids: Int[Tensor, "b n"]
+    mask: Int[Tensor, "b n"]
+    notes: tuple[str, ...]
+
+
+def encode(
+    tokenizer: "PreTrainedTokenizerBase",
+    text_encoder: "CLIPTextModel",
+    prompts: Sequence[str],
+    clip_skip: int | None = None,
+) -> Float[Tensor, "b n d"]:
+    """Embed prompts, each cut or padded to the 77 tokens of CLIP; negative prompts are embedded by the same call.
+
+    Args:
+        tokenizer: CLIP's tokenizer.
+        text_encoder: CLIP's text encoder.
+        prompts: b prompts; may be empty strings.
+        clip_skip: number of last layers to leave out; see `embed`.
+
+    Raises:
+        InputError: E-PROMPT-TYPE, E-PROMPT-TEXT, E-CLIP-SKIP.
+    """
+    return embed(text_encoder, tokenise(tokenizer, prompts, _num_positions(text_encoder)), clip_skip)
+
+
+def tokenise(tokenizer: "PreTrainedTokenizerBase", prompts: Sequence[str], length: int = 77) -> Tokens:
+    """Turn prompts into token numbers of one length, with a warning W-PROMPT-TRUNCATED for every one cut.
+
+    Raises:
+        InputError: E-PROMPT-TYPE for anything but strings, E-PROMPT-TEXT for text that is not Unicode.
+    """
+    if isinstance(prompts, str) or not prompts or not all(isinstance(prompt, str) for prompt in prompts):
+        raise InputError("E-PROMPT-TYPE", f"Prompts must be strings, not {prompts!r}.", "", "Give a list of strings.")
+    for prompt in prompts:
+        if any("\ud800" <= char <= "\udfff" for char in prompt):
+            raise InputError("E-PROMPT-TEXT", f"The prompt {prompt[:60]!r} is not valid Unicode.", "Half a character.")
+    length = min(length, tokenizer.model_max_length)
+    padded = tokenizer(list(prompts), padding="max_length", max_length=length, truncation=True, return_tensors="pt")
+    full = tokenizer(list(prompts), truncation=False, verbose=False)["input_ids"]
+    notes = []
+    for prompt, ids in zip(prompts, full, strict=True):
+        if len(ids) > length:
+            lost = tokenizer.decode(ids[length - 1 : -1])
+            shown = lost if len(lost) <= 200 else lost[:200] + "…"
+            text = f"The prompt {prompt[:40]!r}… has {len(ids)} tokens, CLIP reads {length}. Lost: {shown!r}."
+            notes.append(warn("W-PROMPT-TRUNCATED", text, stacklevel=3))
+    return Tokens(padded["input_ids"], padded["attention_mask"], tuple(notes))
+
+
+def embed(text_encoder: "CLIPTextModel", tokens: Tokens, clip_skip: int | None = None) -> Float[Tensor, "b n d"]:
+    """Hidden states of the text encoder for tokenised prompts.
+
+    Args:
+        text_encoder: CLIP's text encoder.
+        tokens: what `tokenise` returned.
+        clip_skip: None or 0 for the last layer, k for the k-th layer before it; the final layer norm is applied to
+            whichever layer is chosen.
+
+    Raises:
+        InputError: E-CLIP-SKIP.
+    """
+    num_layers = text_encoder.config.num_hidden_layers
+    if clip_skip is not None and (type(clip_skip) is not int or not 0 <= clip_skip < num_layers):
+        raise InputError(
+            "E-CLIP-SKIP",
+            f"clip_skip={clip_skip!r} is not possible.",
+            f"The text encoder has {num_layers} layers.",
+            f"Give 0 to {num_layers - 1}, or None.",
+        )
+    ids = tokens.ids.to(text_encoder.device)
+    # CLIP attends to its padding: it was trained that way, and almost no checkpoint asks for the mask.
+    masked = getattr(text_encoder.config, "use_attention_mask", False)
+    mask = tokens.mask.to(text_encoder.device) if masked else None
+    if clip_skip is None:
+        return text_encoder(ids, attention_mask=mask).last_hidden_state
+    hidden = text_encoder(ids, attention_mask=mask, output_hidden_states=True).hidden_states[-(clip_skip + 1)]
+    return _text_model(text_encoder).final_layer_norm(hidden)
+
+
+def _text_model(text_encoder: nn.Module) -> Any:
+    """The module that holds the layers: the encoder itself since transformers 5.6, one level below before."""
+    return getattr(text_encoder, "text_model", text_encoder)
+
+
+def _num_positions(text_encoder: "CLIPTextModel") -> int:
+    return text_encoder.config.max_position_embeddings
+
+
+def load_text_encoder(folder: Path, variant: str | None = None, dtype: torch.dtype | None = None) -> "CLIPTextModel":
+    """Read a CLIP text encoder, strictly: every tensor must be there and fit.
+
+    Tensor names with and without the prefix `text_model.` are read, and the stored table `position_ids` of older
+    files is left aside, as are the tensors of the image half in files of a whole CLIP.
+
+    Args:
+        folder: holds `config.json` and `model.safetensors` (or shards, or `pytorch_model.bin`).
+        variant: file variant such as ``"fp16"``.
+        dtype: data type of the weights; that of `torch.get_default_dtype()` if not given.
+
+    Raises:
+        LoadError: nothing readable, or E-KEYS-MISMATCH.
+    """
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    config = CLIPTextConfig.from_pretrained(folder)
+    with torch.device("meta"):
+        encoder = CLIPTextModel(config)
+    expected = encoder.state_dict()
+    prefix = PREFIX if next(iter(expected)).startswith(PREFIX) else ""
+    dtype = dtype or torch.get_default_dtype()
+    state = {
+        prefix + name.removeprefix(PREFIX): value.to(dtype) if value.is_floating_point() else value
+        for name, value in read_weights(folder, variant, TRANSFORMERS).items()
+        if not name.startswith(_NOT_TEXT) and not name.endswith("position_ids")
+    }
+    check_keys(state, expected, "CLIPTextModel", str(folder))
+    encoder.load_state_dict(state, strict=True, assign=True)
+    embeddings = _text_model(encoder).embeddings
+    embeddings.position_ids = torch.arange(config.max_position_embeddings).expand(1, -1)
+    return encoder.eval().requires_grad_(False)
+
+
+def save_text_encoder(
+    text_encoder: "CLIPTextModel", folder: Path, variant: str | None = None, max_shard_size: int | str = "10GB"
+) -> None:
+    """Write the encoder under its published tensor names, readable by every version of transformers."""
+    state = {PREFIX + name.removeprefix(PREFIX): value for name, value in text_encoder.state_dict().items()}
+    folder.mkdir(parents=True, exist_ok=True)
+    write_weights(folder, state, variant, max_shard_size, TRANSFORMERS)
+    values = {k: v for k, v in json.loads(text_encoder.config.to_json_string()).items() if not k.startswith("_")}
+    dump_json({**values, "architectures": ["CLIPTextModel"]}, folder / "config.json")
+
+
+def load_tokenizer(folder: Path, class_name: str = "CLIPTokenizer") -> "PreTrainedTokenizerBase":
+    """Read a CLIP tokenizer: `vocab.json` and `merges.txt`, or `tokenizer.json`.
+
+    Raises:
+        LoadError: E-TOKENIZER.
+    """
+    import transformers
+
+    try:
+        return getattr(transformers, class_name).from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # the readers of transformers raise whatever the broken file makes them raise
+        raise LoadError(
+            "E-TOKENIZER",
+            f"The tokenizer in {folder} cannot be read: {type(error).__name__}: {str(error)[:200]}.",
+            "vocab.json and merges.txt, or tokenizer.json, are expected.",
+            "Download the repository again.",
+        ) from error
