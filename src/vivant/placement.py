@@ -1,0 +1,148 @@
+"""Where weights live while they are used: devices, data types, and the one function that moves a component.
+
+Beside `attention.py` this is the only file that names kinds of devices. Facts about the machine are gathered once, in
+`machine`; every decision is a pure function of them.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+import torch
+from torch import nn
+
+M = TypeVar("M", bound=nn.Module)
+Mover = Callable[[nn.Module, str], Any]
+
+NATIVE_BF16 = ("avx512_bf16", "amx_bf16", "avx10_2", "bf16", "sve_bf16")
+"""Instruction sets with bfloat16 arithmetic, by the names of `torch.cpu.get_capabilities` (x86, then ARM)."""
+
+
+@dataclass(frozen=True)
+class MemoryPolicy:
+    """Where a pipeline runs and what of it stays there.
+
+    Attributes:
+        device: where computation happens, ``"cpu"`` or an accelerator such as ``"cuda:0"``.
+        dtype: data type of weights and activations.
+        residency: ``"resident"``: every component stays where it is; ``"component"``: each is on `device` only while
+            it is used, and on the CPU otherwise; ``"layer"``: the same for single layers.
+    """
+
+    device: str = "cpu"
+    dtype: torch.dtype = torch.float32
+    residency: Literal["resident", "component", "layer"] = "resident"
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What decides about devices and data types.
+
+    Attributes:
+        accelerators: kinds of accelerators that answer, best first.
+        accelerator_bf16: whether the best of them computes in bfloat16 by itself.
+        cpu_bf16: whether the processor does.
+    """
+
+    accelerators: tuple[str, ...] = ()
+    accelerator_bf16: bool = False
+    cpu_bf16: bool = False
+
+
+def machine() -> Machine:
+    """The facts about this machine."""
+    answers = {"cuda": torch.cuda.is_available, "xpu": _xpu_is_available, "mps": torch.backends.mps.is_available}
+    present = tuple(kind for kind, answer in answers.items() if answer())
+    # AMD's devices answer as cuda; before compute capability 8.0 NVIDIA's emulate bfloat16.
+    native = bool(present) and (
+        present[0] == "xpu" or (present[0] == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False))
+    )
+    return Machine(present, native, cpu_has_native_bf16())
+
+
+def _xpu_is_available() -> bool:
+    return hasattr(torch, "xpu") and torch.xpu.is_available()
+
+
+def cpu_has_native_bf16(capabilities: dict[str, Any] | None = None, kernels: bool | None = None) -> bool:
+    """Whether the processor has bfloat16 instructions and torch has kernels for them; emulation does not count.
+
+    Args:
+        capabilities: instruction sets, names to whether present; asked from torch if not given.
+        kernels: whether torch's CPU library computes in bfloat16; asked if not given.
+    """
+    if capabilities is None:
+        capabilities = _capabilities()
+    if kernels is None:
+        kernels = _has_bf16_kernels()
+    return kernels and any(capabilities.get(name) is True for name in NATIVE_BF16)
+
+
+def _capabilities() -> dict[str, Any]:
+    """Instruction sets of the processor; versions of torch before 2.11 know those of x86 only."""
+    if hasattr(torch.cpu, "get_capabilities"):
+        return dict(torch.cpu.get_capabilities())
+    probes = {"avx512_bf16": "_is_avx512_bf16_supported", "amx_bf16": "_is_amx_tile_supported"}
+    return {name: getattr(torch.cpu, probe)() for name, probe in probes.items() if hasattr(torch.cpu, probe)}
+
+
+def _has_bf16_kernels() -> bool:
+    try:
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    except (AttributeError, RuntimeError):  # builds without oneDNN, and versions that no longer offer the question
+        return False
+
+
+def best_device(facts: Machine | None = None) -> str:
+    """The best accelerator, or ``"cpu"``."""
+    facts = facts or machine()
+    return facts.accelerators[0] if facts.accelerators else "cpu"
+
+
+def default_dtype(device: str, facts: Machine | None = None) -> tuple[torch.dtype, str]:
+    """The data type to compute in on `device` when nobody chose one, and the reason for the report."""
+    facts = facts or machine()
+    kind = torch.device(device).type
+    if kind == "cpu":
+        if facts.cpu_bf16:
+            return torch.bfloat16, "the processor computes in bfloat16 natively"
+        return torch.float32, "the processor has no native bfloat16"
+    if kind == "mps":
+        return torch.float32, "half precision was not tried on mps"
+    if facts.accelerator_bf16 and kind in facts.accelerators:
+        return torch.bfloat16, f"{kind} computes in bfloat16 natively"
+    return torch.float16, f"{kind} has no native bfloat16"
+
+
+def is_slow_half(policy: MemoryPolicy) -> bool:
+    """Whether the policy computes in float16 on a CPU, which is honoured, slow and less exact than bfloat16."""
+    return policy.dtype == torch.float16 and torch.device(policy.device).type == "cpu"
+
+
+def moves(policy: MemoryPolicy) -> bool:
+    """Whether components travel: offloading between the CPU and the CPU is nothing to do."""
+    return policy.residency != "resident" and torch.device(policy.device).type != "cpu"
+
+
+def _move(module: nn.Module, device: str) -> None:
+    module.to(device)
+
+
+@contextmanager
+def active(module: M, policy: MemoryPolicy, mover: Mover = _move) -> Iterator[M]:
+    """Have `module` on the policy's device for the time of use.
+
+    Args:
+        module: the component.
+        policy: when nothing moves under it, the module is used where it is.
+        mover: what moves a module to a device; tests record instead.
+    """
+    if not moves(policy):
+        yield module
+        return
+    try:
+        mover(module, policy.device)
+        yield module
+    finally:
+        mover(module, "cpu")
