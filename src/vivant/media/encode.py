@@ -1,0 +1,211 @@
+"""One function for each file format: frames in, a file at the given path out. `video.write_clip` chooses."""
+
+import contextlib
+import io
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+from av import VideoFormat, VideoFrame, VideoStream
+from av.codec.codec import UnknownCodecError
+from av.container import OutputContainer
+from av.error import FFmpegError
+from av.filter import Graph
+from av.video.reformatter import ColorRange, Colorspace, Interpolation
+from jaxtyping import UInt8
+from PIL import Image
+
+from vivant.errors import InputError, OutputError, warn
+from vivant.media import container, frames, sheet
+
+Clip = UInt8[np.ndarray, "f h w 3"]
+
+# FFmpeg's number for BT.709, the same in its lists of matrices, primaries and transfer curves.
+_BT709 = 1
+# Ordered dithering stands still from frame to frame, where error diffusion boils; it also packs smaller.
+_GIF_DITHER = {"dither": "bayer", "bayer_scale": "4"}
+_GIF_MAX_FPS = 50  # viewers slow frames shorter than 2/100 s down to 10 a second
+_WEBP_MAX_SIDE = 16383
+_NAME = "frame_{:05d}.png"
+
+
+def mp4(clip: Clip, path: Path, fps: Fraction, text: str | None, quality: float | None, bitrate: int | None) -> None:
+    """H.264, 4:2:0, BT.709 in TV range and tagged so, index first. An odd side is padded by one pixel (warned)."""
+    rate = {"crf": str(int((1 - quality / 10) * 51))} if quality is not None else {"crf": "18"}
+    _film(clip, path, fps, text, "libx264", {} if bitrate else rate, bitrate, {"movflags": "+faststart"})
+
+
+def webm(clip: Clip, path: Path, fps: Fraction, text: str | None, quality: float | None, bitrate: int | None) -> None:
+    """VP9, 4:2:0, BT.709 in TV range and tagged so. An odd side is padded by one pixel (warned)."""
+    crf = int((1 - quality / 10) * 63) if quality is not None else 24
+    speed = {"cpu-used": "4", "row-mt": "1"}
+    rate = {} if bitrate else {"crf": str(crf), "b:v": "0"}
+    _film(clip, path, fps, text, "libvpx-vp9", speed | rate, bitrate, {})
+
+
+def gif(clip: Clip, path: Path, fps: Fraction, text: str | None) -> None:
+    """One palette for the whole clip; frame times in centiseconds, each rounded from the exact time; loops."""
+    if fps > _GIF_MAX_FPS:
+        raise InputError(
+            "E-OUTPUT-FPS",
+            f"A GIF cannot show {float(fps):g} frames a second.",
+            f"Its clock ticks 100 times a second, and viewers slow down above {_GIF_MAX_FPS}.",
+            "Write mp4, webm, webp or apng.",
+        )
+    ends = frames.frame_ends(len(clip), fps, 100)
+    starts = [0, *ends[:-1]]
+    options = {"loop": "0", "final_delay": str(ends[-1] - starts[-1])}
+    file = io.BytesIO()
+    with _refusing("gif"), av.open(file, "w", format="gif", options=options) as out:
+        stream = _stream(out, "gif", Fraction(100), clip, "pal8")
+        stream.codec_context.time_base = Fraction(1, 100)
+        for frame in _with_one_palette(clip, starts):
+            out.mux(stream.encode(frame))
+        out.mux(stream.encode(None))
+    data = file.getvalue()
+    path.write_bytes(data if text is None else container.add_gif_text(data, text))
+
+
+def webp(clip: Clip, path: Path, fps: Fraction, text: str | None, quality: float | None) -> None:
+    """Lossy WebP frames; times in milliseconds, each rounded from the exact time; loops."""
+    height, width = clip.shape[1:3]
+    if max(height, width) > _WEBP_MAX_SIDE:
+        raise InputError("E-OUTPUT-SIZE", f"WebP holds at most {_WEBP_MAX_SIDE} pixels a side, not {width} x {height}.")
+    ends = frames.frame_ends(len(clip), fps, 1000)
+    durations = [end - start for start, end in zip([0, *ends], ends, strict=False)]
+    level = 90 if quality is None else round(10 * quality)
+    stills = [_still_bytes(frame, "WEBP", quality=level, method=4) for frame in clip]
+    path.write_bytes(container.join_webp(stills, durations, (width, height), text))
+
+
+def apng(clip: Clip, path: Path, fps: Fraction, text: str | None) -> None:
+    """Lossless, with the exact rate as a fraction; loops."""
+    file = io.BytesIO()
+    options = {"plays": "0", "final_delay": f"{1 / fps}"}
+    with _refusing("apng"), av.open(file, "w", format="apng", options=options) as out:
+        stream = _stream(out, "apng", fps, clip, "rgb24")
+        for i, pixels in enumerate(clip):
+            frame = VideoFrame.from_ndarray(pixels, format="rgb24")
+            frame.pts, frame.time_base = i, 1 / fps
+            out.mux(stream.encode(frame))
+        out.mux(stream.encode(None))
+    data = file.getvalue()
+    path.write_bytes(data if text is None else container.add_png_text(data, text))
+
+
+def contact_sheet(clip: Clip, path: Path, text: str | None) -> None:
+    """All frames on one PNG, in reading order."""
+    image = sheet.contact_sheet([Image.fromarray(frame) for frame in clip])
+    data = _still_bytes(np.asarray(image), "PNG")
+    path.write_bytes(data if text is None else container.add_png_text(data, text))
+
+
+def png_sequence(clip: Clip, folder: Path, text: str | None) -> None:
+    """A lossless PNG for each frame, numbered from 0, in an existing folder; the text goes into the first."""
+    for i, frame in enumerate(clip):
+        data = _still_bytes(frame, "PNG")
+        if i == 0 and text is not None:
+            data = container.add_png_text(data, text)
+        (folder / _NAME.format(i)).write_bytes(data)
+
+
+def _film(
+    clip: Clip,
+    path: Path,
+    fps: Fraction,
+    text: str | None,
+    codec: str,
+    options: dict[str, str],
+    bitrate: int | None,
+    muxing: dict[str, str],
+) -> None:
+    """Encode 4:2:0 film with PyAV, the text as its comment."""
+    even = frames.pad_to_even(clip)
+    if even.shape != clip.shape:
+        (h, w), (h2, w2) = clip.shape[1:3], even.shape[1:3]
+        warn(
+            "W-VIDEO-PADDED",
+            f"The clip is {w} x {h}; 4:2:0 film needs even sides, so its last pixels are repeated to {w2} x {h2}.",
+        )
+    with _refusing(codec), av.open(str(path), "w", format=path.suffix[1:].lower(), options=muxing) as out:
+        if text is not None:
+            out.metadata["comment"] = text
+        stream = _stream(out, codec, fps, even, "yuv420p", options)
+        context = stream.codec_context
+        context.color_range = ColorRange.MPEG
+        context.colorspace = context.color_primaries = context.color_trc = _BT709
+        if bitrate is not None:
+            context.bit_rate = bitrate
+        for i, pixels in enumerate(even):
+            frame = VideoFrame.from_ndarray(pixels, format="rgb24").reformat(
+                format="yuv420p",
+                dst_colorspace=Colorspace.ITU709,
+                dst_color_range=ColorRange.MPEG,
+                interpolation=Interpolation.AREA,
+            )
+            frame.pts, frame.time_base = i, 1 / fps
+            out.mux(stream.encode(frame))
+        out.mux(stream.encode(None))
+
+
+def _stream(
+    out: OutputContainer,
+    codec: str,
+    rate: Fraction,
+    clip: Clip,
+    pixels: str,
+    options: dict[str, str] | None = None,
+) -> VideoStream:
+    stream = out.add_stream(codec, rate=rate, options=options or {})
+    assert isinstance(stream, VideoStream)
+    stream.height, stream.width = clip.shape[1:3]
+    stream.pix_fmt = pixels
+    return stream
+
+
+def _with_one_palette(clip: Clip, starts: list[int]) -> Iterator[VideoFrame]:
+    """The clip in 255 colours chosen over all frames, and one for "unchanged"; times in centiseconds."""
+    tick = Fraction(1, 100)
+    graph = Graph()
+    height, width = clip.shape[1:3]
+    source = graph.add_buffer(width=width, height=height, format=VideoFormat("rgb24"), time_base=tick)
+    split, choose, use = graph.add("split"), graph.add("palettegen"), graph.add("paletteuse", **_GIF_DITHER)
+    sink = graph.add("buffersink")
+    source.link_to(split)
+    split.link_to(choose, 0, 0)
+    split.link_to(use, 1, 0)
+    choose.link_to(use, 0, 1)
+    use.link_to(sink)
+    graph.configure()
+    for pixels, start in zip(clip, starts, strict=True):
+        frame = VideoFrame.from_ndarray(pixels, format="rgb24")
+        frame.pts, frame.time_base = start, tick
+        source.push(frame)
+    source.push(None)
+    for _ in starts:  # nothing comes out before everything is in: the palette needs every frame
+        frame = sink.pull()
+        assert isinstance(frame, VideoFrame)
+        yield frame
+
+
+def _still_bytes(pixels: UInt8[np.ndarray, "h w 3"], kind: str, **options: int) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, kind, **options)
+    return file.getvalue()
+
+
+@contextlib.contextmanager
+def _refusing(codec: str) -> Iterator[None]:
+    """FFmpeg's errors as ours. Those that are about the disk stay OSErrors, for the writer to name the file."""
+    try:
+        yield
+    except UnknownCodecError:
+        raise OutputError(
+            "E-OUTPUT-CODEC", f"This build of PyAV has no {codec} encoder.", "", "pip install --force-reinstall av"
+        ) from None
+    except FFmpegError as error:
+        if isinstance(error, OSError):
+            raise
+        raise OutputError("E-OUTPUT-CODEC", f"{codec} cannot encode this clip.", f"{error}.") from error

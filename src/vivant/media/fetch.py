@@ -1,0 +1,135 @@
+"""Pictures from the web, read as if the server wished us ill: bounded in size, time, scheme and kind."""
+
+import http.client
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from typing import IO, Any
+
+from vivant import __version__
+from vivant.errors import InputError
+
+MAX_DOWNLOAD = 64 * 1024 * 1024
+SCHEMES = ("http", "https")
+_CHUNK = 64 * 1024
+_NOT_PICTURES = ("text/", "application/json", "application/xml", "application/pdf", "audio/", "video/")
+
+
+def fetch(url: str, *, max_bytes: int = MAX_DOWNLOAD, timeout: float = 20.0, deadline: float = 120.0) -> bytes:
+    """Download what should be a picture.
+
+    Args:
+        url: an http or https address.
+        max_bytes: refuse anything longer, announced or not.
+        timeout: seconds that the server may stay silent.
+        deadline: seconds for the whole download, so that a trickle does not hold us forever.
+
+    Raises:
+        InputError: E-IMAGE-SCHEME for another scheme (in the address or in a redirect), E-IMAGE-URL when the
+            server cannot be read, E-IMAGE-URL-KIND when it sends text, sound or film, E-IMAGE-URL-SIZE when too long.
+    """
+    refuse_scheme(url)
+    request = urllib.request.Request(_ascii(url), headers={"User-Agent": f"vivant/{__version__}", "Accept": "image/*"})
+    end = time.monotonic() + deadline
+    try:
+        with _opener().open(request, timeout=timeout) as response:
+            kind = response.headers.get_content_type()
+            if response.headers.get("Content-Type") and kind.startswith(_NOT_PICTURES):
+                raise InputError(
+                    "E-IMAGE-URL-KIND",
+                    f"{url} is {kind}, not a picture.",
+                    "It may be the page that shows the picture.",
+                    "Copy the address of the picture itself.",
+                )
+            announced = _length(response.headers.get("Content-Length"))
+            data = _read(response, url, announced, max_bytes, end)
+    except urllib.error.HTTPError as error:
+        error.close()
+        raise _unreadable(url, f"The server answered {error.code} {error.reason}.") from None
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        reason = getattr(error, "reason", None) or error
+        raise _unreadable(url, f"{type(error).__name__}: {reason}.") from error
+    if announced is not None and len(data) != announced:
+        raise _unreadable(url, f"The server announced {announced} bytes and sent {len(data)}.")
+    return data
+
+
+def refuse_scheme(url: str) -> None:
+    """Only http and https are fetched: a file:, ftp: or data: address is never followed."""
+    scheme = urllib.parse.urlsplit(url).scheme.lower()
+    if scheme not in SCHEMES:
+        raise InputError(
+            "E-IMAGE-SCHEME",
+            f"Pictures are not read from {scheme}: addresses.",
+            "Only http and https are.",
+            "Pass the path of a local file as a path.",
+        )
+
+
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """Follows to http and https only; the base class would follow to ftp: too."""
+
+    def http_error_302(
+        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: http.client.HTTPMessage
+    ) -> Any:
+        target = headers.get("Location") or headers.get("URI") or ""
+        refuse_scheme(urllib.parse.urljoin(req.full_url, target))
+        return super().http_error_302(req, fp, code, msg, headers)
+
+    http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302
+
+
+def _opener() -> urllib.request.OpenerDirector:
+    """An opener that knows http and https alone; `build_opener` would add ftp:, file: and data:."""
+    opener = urllib.request.OpenerDirector()
+    for handler in (
+        urllib.request.ProxyHandler(),
+        urllib.request.HTTPHandler(),
+        urllib.request.HTTPSHandler(),
+        urllib.request.HTTPDefaultErrorHandler(),
+        _Redirects(),
+        urllib.request.HTTPErrorProcessor(),
+    ):
+        opener.add_handler(handler)
+    return opener
+
+
+def _read(response: http.client.HTTPResponse, url: str, announced: int | None, max_bytes: int, end: float) -> bytes:
+    too_long = InputError(
+        "E-IMAGE-URL-SIZE",
+        f"{url} is longer than {max_bytes} bytes.",
+        "",
+        "Download it, check it, and pass the path of the file.",
+    )
+    if announced is not None and announced > max_bytes:
+        raise too_long
+    data = bytearray()
+    # read1 returns what has arrived; read would wait for a full chunk and let a trickle outlive the deadline.
+    while chunk := response.read1(_CHUNK):
+        data += chunk
+        if len(data) > max_bytes:
+            raise too_long
+        if time.monotonic() > end:
+            raise _unreadable(url, "The download took too long.")
+    return bytes(data)
+
+
+def _length(header: str | None) -> int | None:
+    return int(header) if header is not None and header.isdecimal() else None
+
+
+def _ascii(url: str) -> str:
+    """Percent-encode what a browser would: spaces and letters outside ASCII."""
+    return urllib.parse.quote(url, safe="%;/?:@&=+$,#[]!'()*~")
+
+
+def _unreadable(url: str, why: str) -> InputError:
+    return InputError(
+        "E-IMAGE-URL",
+        f"The picture at {url} cannot be fetched.",
+        why,
+        "Check the address, or download the picture and pass its path.",
+    )
