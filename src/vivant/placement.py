@@ -4,13 +4,15 @@ Beside `attention.py` this is the only file that names kinds of devices. Facts a
 `machine`; every decision is a pure function of them.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
 import torch
 from torch import nn
+
+from vivant.errors import InputError
 
 M = TypeVar("M", bound=nn.Module)
 Mover = Callable[[nn.Module, str], Any]
@@ -108,11 +110,25 @@ def default_dtype(device: str, facts: Machine | None = None) -> tuple[torch.dtyp
         if facts.cpu_bf16:
             return torch.bfloat16, "the processor computes in bfloat16 natively"
         return torch.float32, "the processor has no native bfloat16"
-    if kind == "mps":
-        return torch.float32, "half precision was not tried on mps"
+    if kind not in ("cuda", "xpu"):
+        return torch.float32, f"half precision was not tried on {kind}"
     if facts.accelerator_bf16 and kind in facts.accelerators:
         return torch.bfloat16, f"{kind} computes in bfloat16 natively"
     return torch.float16, f"{kind} has no native bfloat16"
+
+
+def offload_device(gpu_id: int | None, device: str | torch.device | None, facts: Machine | None = None) -> str:
+    """The device that offloading computes on, from the two arguments of diffusers: an index, or a device.
+
+    Raises:
+        InputError: E-OFFLOAD-DEVICE when the two disagree.
+    """
+    chosen = torch.device(device) if device is not None else torch.device(best_device(facts))
+    if gpu_id is not None and chosen.index is not None and chosen.index != gpu_id:
+        raise InputError("E-OFFLOAD-DEVICE", f"gpu_id={gpu_id} and device={device} disagree.", "", "Give one of them.")
+    if gpu_id is not None and chosen.type not in ("cpu", "mps"):
+        return f"{chosen.type}:{gpu_id}"
+    return str(chosen)
 
 
 def is_slow_half(policy: MemoryPolicy) -> bool:
@@ -125,8 +141,33 @@ def moves(policy: MemoryPolicy) -> bool:
     return policy.residency != "resident" and torch.device(policy.device).type != "cpu"
 
 
+def networks(values: Iterable[Any]) -> list[nn.Module]:
+    """Those of `values` that hold weights, each once."""
+    return list({id(value): value for value in values if isinstance(value, nn.Module)}.values())
+
+
+def move(modules: Iterable[nn.Module], device: str | torch.device | None, dtype: torch.dtype | None = None) -> None:
+    """Move whole modules for good.
+
+    Raises:
+        InputError: E-DEVICE when torch cannot use the device, or the data type on it.
+    """
+    for module in modules:
+        try:
+            module.to(device=device, dtype=dtype)
+        except (AssertionError, RuntimeError, TypeError) as error:
+            if isinstance(error, torch.OutOfMemoryError):
+                raise
+            raise InputError(
+                "E-DEVICE",
+                f"{type(module).__name__} cannot be moved to {device or 'its device'} in {dtype or 'its data type'}.",
+                f"torch says: {str(error).splitlines()[0].rstrip('.')}.",
+                "See which devices this build of torch supports.",
+            ) from error
+
+
 def _move(module: nn.Module, device: str) -> None:
-    module.to(device)
+    move([module], device)
 
 
 @contextmanager

@@ -185,3 +185,10 @@ def load_tokenizer(folder: Path, class_name: str = "CLIPTokenizer") -> "PreTrain
             "vocab.json and merges.txt, or tokenizer.json, are expected.",
             "Download the repository again.",
         ) from error
+
+
+def save_tokenizer(tokenizer: "PreTrainedTokenizerBase", folder: Path) -> None:
+    """Write the tokenizer with `vocab.json` and `merges.txt`, which older readers need, whatever transformers adds."""
+    tokenizer.save_pretrained(folder)
+    if not (folder / "vocab.json").is_file():
+        tokenizer.backend_tokenizer.model.save(str(folder))

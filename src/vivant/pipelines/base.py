@@ -1,0 +1,333 @@
+"""What every pipeline shares: reading and writing repositories, components, placement, the progress bar.
+
+A pipeline declares itself by its constructor: positional parameters are its components (those with the default None
+are optional), keyword-only parameters are its options. There is no arithmetic here.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from torch import device as Device
+from torch import dtype as Dtype
+
+from vivant import __version__, placement
+from vivant.config import Config, dump_json
+from vivant.errors import InputError, warn
+from vivant.hub.model import pick_dtype
+from vivant.hub.repo import Source, locate
+from vivant.pipelines import components as parts
+from vivant.pipelines.declared import check_complete, check_keywords, declared_by
+from vivant.placement import MemoryPolicy
+
+if TYPE_CHECKING:
+    from huggingface_hub.utils import tqdm
+
+
+class DiffusionPipeline:
+    """Base of all pipelines.
+
+    Attributes:
+        notes: what was left out, replaced or fallen back to, one sentence each.
+    """
+
+    _callback_tensor_inputs: ClassVar[tuple[str, ...]] = ()
+    _loading_options: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    """Options that components are read with: class name to names of options."""
+
+    notes: list[str]
+
+    def __init__(self, **components: Any):
+        self.notes = []
+        self._said: set[str] = set()
+        self._memory = MemoryPolicy()
+        self._progress_bar_config: dict[str, Any] = {}
+        for name, component in components.items():
+            setattr(self, name, component)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in declared_by(type(self)).components and value is not None:
+            value = self._checked(name, value)
+        super().__setattr__(name, value)
+
+    @classmethod
+    def _checked(cls, name: str, value: Any) -> Any:
+        """A component of the type that the constructor declares; schedulers of diffusers are translated."""
+        if name == "scheduler":
+            from vivant.schedulers import as_scheduler
+
+            value = as_scheduler(value)
+        declared = declared_by(cls).components[name]
+        try:
+            fits = isinstance(value, declared)
+        except TypeError:  # Any, or another annotation that cannot be asked
+            return value
+        if not fits:
+            found = f"{type(value).__module__.partition('.')[0]}.{type(value).__name__}"
+            wanted = getattr(declared, "__name__", str(declared).replace("vivant.", ""))
+            raise InputError(
+                "E-COMPONENT-TYPE",
+                f"{name} is a {found}; {cls.__name__} needs {wanted}.",
+                "",
+                "Load it with from_pretrained of that class in vivant.",
+            )
+        return value
+
+    # Reading and writing
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | Path,
+        *,
+        torch_dtype: Dtype | None = None,
+        dtype: Dtype | None = None,
+        variant: str | None = None,
+        revision: str | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
+        token: str | bool | None = None,
+        use_safetensors: bool | None = None,
+        **given: Any,
+    ) -> Self:
+        """Load a pipeline from a repository folder or a hub id.
+
+        Args:
+            source: a folder with `model_index.json`, or a hub id such as ``"organisation/name"``.
+            torch_dtype: data type of all weights; float32 if not given. `dtype` is the newer name.
+            dtype: the same.
+            variant: file variant such as ``"fp16"``; a component without it is read in its plain weights, with a note.
+            revision: branch, tag or commit on the hub.
+            cache_dir: hub cache; HF_HOME and HF_HUB_CACHE are honoured.
+            local_files_only: never touch the network; HF_HUB_OFFLINE does the same.
+            token: hub token; HF_TOKEN is honoured.
+            use_safetensors: True refuses weights that exist as pickles only; safetensors are preferred in any case.
+            given: components by name, in place of those of the repository (None leaves one out), and options of this
+                pipeline. Of diffusers' other keywords those values are accepted that ask for what happens anyway:
+                ``low_cpu_mem_usage=True``, ``device_map=None``, ``force_download=False``, ``trust_remote_code=False``,
+                ``safety_checker=None``, ``requires_safety_checker=False``.
+
+        Raises:
+            LoadError: what is missing, unreadable or of another kind.
+            InputError: E-ARG-UNKNOWN or E-ARG-VALUE for keywords that would be ignored.
+        """
+        declared = declared_by(cls)
+        dtype = pick_dtype(torch_dtype, dtype)
+        extra = {"use_safetensors": None if use_safetensors is True else use_safetensors, **given}
+        check_keywords(cls, extra)
+        overrides = {name: value for name, value in given.items() if name in declared.components}
+        options = {name: value for name, value in given.items() if name in declared.options}
+
+        place = Source(source, None, variant, revision, cache_dir, local_files_only, token)
+        index = parts.read_index(cls, locate(place, ["model_index.json"]))
+        listed = parts.entries(index)
+        wanted = {name: e for name, e in listed.items() if e and name in declared.components and name not in overrides}
+        notes = [
+            f"{name} is not part of {cls.__name__}; it was skipped."
+            for name in listed
+            if name not in declared.components
+        ]
+        unreadable = [name for name in declared.optional if name in wanted and not parts.is_readable(wanted[name])]
+        notes += [f"{name} ({wanted.pop(name).class_name}) cannot be used yet; it was skipped." for name in unreadable]
+        check_complete(cls, listed, overrides, source)
+
+        folder = locate(place, ["model_index.json", *(f"{name}/{file}" for name in wanted for file in parts.FILES)])
+        cls._check_repository(folder, index, overrides)
+        variants, more = parts.component_variants(folder, list(wanted), variant)
+        if use_safetensors:
+            parts.check_no_pickles(folder, variants)
+        loaded = dict.fromkeys(name for name in listed if name in declared.components)
+        for name, entry in wanted.items():
+            passed = {key: options[key] for key in cls._loading_options.get(entry.class_name, ()) if key in options}
+            subfolder = locate(Source(folder, name), parts.FILES)
+            loaded[name] = parts.load_component(subfolder, entry, variants[name], dtype, passed)
+        pipeline = cls(**{**loaded, **overrides, **options})
+        pipeline.notes += [*notes, *more]
+        return pipeline
+
+    @classmethod
+    def _check_repository(cls, folder: Path, index: Mapping[str, Any], overrides: Mapping[str, Any]) -> None:
+        """Refuse a repository of the wrong family before any tensor is read. Default: nothing to refuse."""
+
+    def save_pretrained(
+        self,
+        save_directory: str | Path,
+        safe_serialization: bool = True,
+        variant: str | None = None,
+        max_shard_size: int | str = "10GB",
+    ) -> None:
+        """Write all components and `model_index.json`, readable by diffusers too.
+
+        Args:
+            save_directory: created if need be.
+            safe_serialization: must be True; pickles are not written.
+            variant: part of the names of weight files, such as ``"fp16"``; the data type is that of the weights.
+            max_shard_size: larger components are written in several files.
+        """
+        if not safe_serialization:
+            raise InputError("E-SAVE-PICKLE", "vivant writes safetensors only.", "Pickles can run code when read.")
+        folder = Path(save_directory)
+        for name, component in self.components.items():
+            if component is not None:
+                (folder / name).mkdir(parents=True, exist_ok=True)
+                parts.save_component(component, folder / name, variant, max_shard_size)
+        dump_json({**self.config, "_vivant_version": __version__}, folder / "model_index.json")
+
+    @classmethod
+    def from_pipe(cls, pipeline: Any, **given: Any) -> Self:
+        """Build this pipeline around the components of another one, which are shared, not copied.
+
+        Args:
+            pipeline: any pipeline with `components`; what it has under other names is left aside.
+            given: components in place of its own, and options of this pipeline; options that both have carry over.
+        """
+        declared = declared_by(cls)
+        check_keywords(cls, given)
+        shared = {name: value for name, value in pipeline.components.items() if name in declared.components}
+        options = {name: getattr(pipeline, name) for name in declared.options if hasattr(pipeline, name)}
+        check_complete(cls, shared, given, type(pipeline).__name__)
+        return cls(**{**shared, **options, **given})
+
+    # Components
+
+    @property
+    def components(self) -> dict[str, Any]:
+        """All components by name; accepted by the constructor of another pipeline."""
+        return {name: getattr(self, name, None) for name in declared_by(type(self)).components}
+
+    @property
+    def config(self) -> Config:
+        """The content of `model_index.json`: this class, and library and class of every component."""
+        listed = {k: (None, None) if v is None else parts.entry_of(v) for k, v in self.components.items()}
+        return Config({"_class_name": type(self).__name__, **{k: tuple(v) for k, v in listed.items()}})
+
+    def __repr__(self) -> str:
+        lines = [f"  {k}: {type(v).__name__ if v is not None else None}," for k, v in self.components.items()]
+        return "\n".join([f"{type(self).__name__}(", *lines, ")"])
+
+    # Placement
+
+    @property
+    def device(self) -> Device:
+        """Where the components are."""
+        found = placement.networks(self.components.values())
+        return next((network.device for network in found), Device("cpu"))  # pyright: ignore[reportReturnType]
+
+    @property
+    def dtype(self) -> Dtype:
+        """Data type of the weights."""
+        found = placement.networks(self.components.values())
+        return next((network.dtype for network in found), self._memory.dtype)  # pyright: ignore[reportReturnType]
+
+    @property
+    def memory(self) -> MemoryPolicy:
+        """Where a call runs and what of the pipeline stays there."""
+        device = str(self.device) if self._memory.residency == "resident" else self._memory.device
+        return replace(self._memory, device=device, dtype=self.dtype)
+
+    @property
+    def _execution_device(self) -> Device:
+        """Where a call computes; with offloading this is not where the components lie."""
+        return Device(self.memory.device)
+
+    def to(self, *args: Any, device: str | Device | None = None, dtype: Dtype | None = None) -> Self:
+        """Move all components, or change their data type, in place; a given device ends offloading.
+
+        ``to("cuda")``, ``to(torch.bfloat16)``, ``to("cuda", torch.bfloat16)`` and keywords are understood.
+
+        Raises:
+            InputError: E-TO-ARGS for arguments that make no sense, E-DEVICE when torch refuses.
+        """
+        for value in args:
+            if isinstance(value, Dtype) and dtype is None:
+                dtype = value
+            elif isinstance(value, str | Device) and device is None:
+                device = value
+            elif value is not None:
+                raise InputError("E-TO-ARGS", f"to() cannot use {value!r}.", "", "Give a device, a dtype, or both.")
+        placement.move(placement.networks(self.components.values()), device, dtype)
+        if device is not None:
+            self._memory = replace(self._memory, residency="resident")
+        return self
+
+    def enable_model_cpu_offload(self, gpu_id: int | None = None, device: str | Device | None = None) -> None:
+        """Keep components on the CPU and each on the accelerator only while it is used.
+
+        Without an accelerator everything runs on the CPU, with a warning W-OFFLOAD-CPU.
+
+        Args:
+            gpu_id: index of the accelerator.
+            device: the accelerator; the best one present if not given.
+        """
+        self._offload("component", gpu_id, device)
+
+    def enable_sequential_cpu_offload(self, gpu_id: int | None = None, device: str | Device | None = None) -> None:
+        """As `enable_model_cpu_offload`; single layers do not travel yet, which a warning W-OFFLOAD-LAYER says."""
+        self._offload("layer", gpu_id, device)
+
+    def _offload(self, residency: Any, gpu_id: int | None, device: str | Device | None) -> None:
+        target = placement.offload_device(gpu_id, device)
+        self._memory = replace(self._memory, device=target, residency=residency)
+        placement.move(placement.networks(self.components.values()), "cpu")
+        if not placement.moves(self._memory):
+            self._say("W-OFFLOAD-CPU", "There is no accelerator to offload from: everything runs on the CPU.")
+        elif residency == "layer":
+            self._say("W-OFFLOAD-LAYER", "Single layers are not offloaded yet; whole components are, one at a time.")
+
+    def maybe_free_model_hooks(self) -> None:
+        """Bring every component back to the CPU if offloading is on."""
+        if placement.moves(self._memory):
+            placement.move(placement.networks(self.components.values()), "cpu")
+
+    def _prepare_run(self) -> MemoryPolicy:
+        """Where this call runs; says once what is odd about it."""
+        if placement.is_slow_half(self.memory):
+            self._say("W-CPU-FLOAT16", "float16 on a CPU is slow and less exact; bfloat16 or float32 serve better.")
+        return self.memory
+
+    # Attention is exact and never builds the full matrix, which is what these four ask for.
+
+    def enable_attention_slicing(self, slice_size: str | int | None = "auto") -> None:
+        """Accepted, changes nothing: attention already takes no more memory than slices would (W-ATTENTION)."""
+        self._say("W-ATTENTION", "Attention already runs in memory linear in its length; slicing changes nothing.", 3)
+
+    def disable_attention_slicing(self) -> None:
+        """Accepted, changes nothing: attention is never sliced."""
+
+    def enable_xformers_memory_efficient_attention(self, attention_op: Any = None) -> None:
+        """Accepted, changes nothing, with a warning W-ATTENTION; a particular operator is refused.
+
+        Raises:
+            InputError: E-ATTENTION-OP.
+        """
+        if attention_op is not None:
+            raise InputError("E-ATTENTION-OP", "Operators of xformers cannot be chosen.", "", "Leave attention_op out.")
+        self._say("W-ATTENTION", "Attention already runs in memory linear in its length; xformers is not used.", 3)
+
+    def disable_xformers_memory_efficient_attention(self) -> None:
+        """Accepted, changes nothing: xformers is never used."""
+
+    # Telling the user
+
+    def set_progress_bar_config(self, **config: Any) -> None:
+        """Keywords for the progress bar, those of tqdm: `disable`, `desc`, `leave`, …; they replace earlier ones."""
+        self._progress_bar_config = config
+
+    def progress_bar(self, iterable: Iterable[Any] | None = None, total: int | None = None) -> "tqdm":
+        """A progress bar over `iterable`, or one of `total` steps to be updated by hand.
+
+        Raises:
+            InputError: E-PROGRESS when neither is given.
+        """
+        from huggingface_hub.utils import tqdm
+
+        if iterable is None and total is None:
+            raise InputError("E-PROGRESS", "progress_bar needs an iterable or a total.")
+        return tqdm(iterable, total=total, **self._progress_bar_config)
+
+    def _say(self, code: str, text: str, depth: int = 4) -> None:
+        """Warn once in the life of this pipeline, and note it; the caller `depth` calls up is named as the place."""
+        if code not in self._said:
+            self._said.add(code)
+            self.notes.append(warn(code, text, stacklevel=depth))

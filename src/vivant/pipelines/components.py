@@ -1,0 +1,155 @@
+"""The components of a repository: what `model_index.json` says, which class reads each, and how each is written."""
+
+import importlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from vivant.config import load_json
+from vivant.errors import LoadError
+from vivant.hub.load import ENCODER_WEIGHTS, WEIGHTS
+from vivant.hub.repo import MODEL, TRANSFORMERS, check_variant, pick_weights, variants
+
+if TYPE_CHECKING:
+    import torch
+
+FILES = (*WEIGHTS, *ENCODER_WEIGHTS, "*.json", "*.txt", "*.model")
+"""Glob patterns of all files that a component may need."""
+
+_MODELS = {
+    "AutoencoderKL": "vivant.vae.image",
+    "MotionAdapter": "vivant.pia.motion",
+    "UNet2DConditionModel": "vivant.pia.unet",
+    "UNetMotionModel": "vivant.pia.unet",
+}
+_TEXT_ENCODERS = ("CLIPTextModel",)
+_TOKENIZERS = ("CLIPTokenizer", "CLIPTokenizerFast")
+
+
+class Entry(NamedTuple):
+    """One component of a `model_index.json`: a library and a class in it, as diffusers names them."""
+
+    library: str
+    class_name: str
+
+
+def entries(index: Mapping[str, Any]) -> dict[str, Entry | None]:
+    """The components that a `model_index.json` lists; None where it lists one as absent."""
+    pairs = {k: v for k, v in index.items() if not k.startswith("_") and isinstance(v, list) and len(v) == 2}
+    return {name: Entry(*pair) if all(isinstance(part, str) for part in pair) else None for name, pair in pairs.items()}
+
+
+def is_readable(entry: Entry) -> bool:
+    """Whether we have a class for a component."""
+    known = entry.class_name in (*_MODELS, *_TEXT_ENCODERS, *_TOKENIZERS)
+    return known or entry.class_name.endswith("Scheduler")
+
+
+def read_index(cls: type, folder: Path) -> dict[str, Any]:
+    """`model_index.json`, or why there is none."""
+    if not (folder / "model_index.json").is_file():
+        single = (folder / "config.json").is_file()
+        raise LoadError(
+            "E-REPO-INDEX",
+            f"{folder} is not a repository of a pipeline: model_index.json is missing.",
+            "It holds a single component." if single else "",
+            f"Load it with its own class and pass it to {cls.__name__}." if single else "Check the folder.",
+        )
+    return load_json(folder / "model_index.json")
+
+
+def load_component(
+    folder: Path, entry: Entry, variant: str | None, dtype: "torch.dtype | None", options: Mapping[str, Any]
+) -> Any:
+    """Read one component.
+
+    Args:
+        folder: its folder.
+        entry: its class.
+        variant: file variant of its weights.
+        dtype: data type of its weights.
+        options: further keywords of its class.
+
+    Raises:
+        LoadError: E-COMPONENT-CLASS when we have no class for it, or whatever its reader finds wrong.
+    """
+    name = entry.class_name
+    if name in _MODELS:
+        model = getattr(importlib.import_module(_MODELS[name]), name)
+        return model.from_pretrained(folder, variant=variant, dtype=dtype, **options)
+    if name.endswith("Scheduler"):
+        from vivant.schedulers import scheduler_class
+
+        return scheduler_class(name).from_pretrained(folder)
+    from vivant.text import clip
+
+    if name in _TEXT_ENCODERS:
+        return clip.load_text_encoder(folder, variant, dtype)
+    if name in _TOKENIZERS:
+        return clip.load_tokenizer(folder, name)
+    raise LoadError(
+        "E-COMPONENT-CLASS",
+        f"{folder.name} is a {entry.library}.{name}, which vivant cannot read.",
+        "",
+        f"Load the component yourself and pass it as {folder.name}=…, or use another repository.",
+    )
+
+
+def component_variants(folder: Path, names: list[str], variant: str | None) -> tuple[dict[str, str | None], list[str]]:
+    """Which variant of each component to read: the one asked for, or plain weights where only others have it.
+
+    Returns:
+        Component to variant, and a note for every component that falls back to its plain weights.
+
+    Raises:
+        LoadError: E-WEIGHTS-VARIANT when no component has the variant.
+    """
+    files = {name: [child.name for child in (folder / name).iterdir()] for name in names if (folder / name).is_dir()}
+    check_variant([file for listed in files.values() for file in listed], variant, str(folder))
+    chosen: dict[str, str | None] = dict.fromkeys(names, variant)
+    notes = []
+    for name, listed in files.items():
+        present = variants(listed)
+        if variant is not None and variant not in present and None in present:
+            chosen[name] = None
+            notes.append(f'{name} has no variant "{variant}"; its plain weights were read.')
+    return chosen, notes
+
+
+def check_no_pickles(folder: Path, variants: Mapping[str, str | None]) -> None:
+    """With `use_safetensors=True`: refuse components whose weights exist as pickles only."""
+    for name, variant in variants.items():
+        files = [child.name for child in (folder / name).iterdir()] if (folder / name).is_dir() else []
+        chosen = [pick_weights(files, variant, stem) or "" for stem in (MODEL, TRANSFORMERS)]
+        if any(".bin" in choice for choice in chosen):
+            raise LoadError(
+                "E-REPO-PICKLE",
+                f"{name} in {folder} has no safetensors file, only a pickle.",
+                "use_safetensors=True refuses pickles.",
+                "Leave it out: pickles are read without running anything in them.",
+            )
+
+
+def save_component(component: Any, folder: Path, variant: str | None, max_shard_size: int | str) -> None:
+    """Write one component in the published layout."""
+    from transformers import CLIPTextModel, PreTrainedTokenizerBase
+
+    from vivant.hub.model import Model
+    from vivant.text import clip
+
+    if isinstance(component, Model):
+        component.save_pretrained(folder, variant=variant, max_shard_size=max_shard_size)
+    elif isinstance(component, CLIPTextModel):
+        clip.save_text_encoder(component, folder, variant, max_shard_size)
+    elif isinstance(component, PreTrainedTokenizerBase):
+        clip.save_tokenizer(component, folder)
+    else:
+        component.save_pretrained(folder)
+
+
+def entry_of(component: Any) -> Entry:
+    """The library and class under which diffusers, and we, read a component back."""
+    library = type(component).__module__.partition(".")[0]
+    if library != "vivant":
+        return Entry(library, type(component).__name__)
+    return Entry("diffusers", component.config.get("_class_name", type(component).__name__))

@@ -1,0 +1,78 @@
+"""What a pipeline's constructor declares, and the checks of keywords and components against it."""
+
+import difflib
+import inspect
+from collections.abc import Iterable, Mapping
+from functools import cache
+from typing import Any, NamedTuple
+
+from vivant.errors import InputError, LoadError
+
+ALREADY_SO: dict[str, tuple[Any, ...]] = {
+    "use_safetensors": (None,),
+    "low_cpu_mem_usage": (None, True),
+    "device_map": (None,),
+    "force_download": (None, False),
+    "trust_remote_code": (None, False),
+    "safety_checker": (None,),
+    "requires_safety_checker": (None, False),
+}
+"""Keywords of diffusers' `from_pretrained`, and the values that ask for what happens here anyway."""
+
+
+class Declared(NamedTuple):
+    """What a pipeline's constructor says."""
+
+    components: dict[str, Any]
+    optional: frozenset[str]
+    options: tuple[str, ...]
+
+
+@cache
+def declared_by(pipeline: type) -> Declared:
+    parameters = list(inspect.signature(pipeline.__init__).parameters.values())[1:]
+    components = [p for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+    return Declared(
+        {p.name: object if p.annotation is p.empty else p.annotation for p in components},
+        frozenset(p.name for p in components if p.default is None),
+        tuple(p.name for p in parameters if p.kind is p.KEYWORD_ONLY),
+    )
+
+
+def check_keywords(cls: type, given: Mapping[str, Any]) -> None:
+    """Refuse by name whatever would be ignored."""
+    declared = declared_by(cls)
+    known = (*declared.components, *declared.options)
+    for name, value in given.items():
+        if name in known:
+            continue
+        if name not in ALREADY_SO:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"Did you mean {near[0]}?" if near else ""
+            raise InputError(
+                "E-ARG-UNKNOWN",
+                f"{cls.__name__} has no component or option {name}.",
+                hint,
+                f"It has {', '.join(known)}.",
+            )
+        if not any(value is accepted for accepted in ALREADY_SO[name]):
+            raise InputError(
+                "E-ARG-VALUE",
+                f"{name}={value!r} is not supported.",
+                "It would be ignored.",
+                f"Leave it out; accepted: {', '.join(map(repr, ALREADY_SO[name]))}.",
+            )
+
+
+def check_complete(cls: type, present: Iterable[str], given: Iterable[str], origin: Any) -> None:
+    """Refuse a source that lacks required components."""
+    declared = declared_by(cls)
+    have = {*present, *given, *declared.optional}
+    absent = [name for name in declared.components if name not in have]
+    if absent:
+        raise LoadError(
+            "E-REPO-COMPONENT",
+            f"{origin} lacks {', '.join(absent)}, which {cls.__name__} needs.",
+            f"It has {', '.join(present) or 'no components'}.",
+            f"Pass {absent[0]}=…, or use another source.",
+        )
