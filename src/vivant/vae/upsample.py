@@ -1,0 +1,81 @@
+"""Doubling a picture and convolving it, without computing on repeated pixels.
+
+After nearest-neighbour doubling the nine taps of a 3x3 convolution fall on only four different pixels. Which four
+depends on whether the row and the column of the result are even or odd: four phases, each a 2x2 convolution of the
+small picture whose weights are sums of the original ones. That is 4/9 of the multiplications and a quarter of the
+memory traffic, for the same numbers.
+"""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+Phases = tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+class Upsample(nn.Module):
+    """Nearest-neighbour doubling, then a 3x3 convolution."""
+
+    def __init__(self, num_channels: int):
+        super().__init__()
+        self.conv = nn.Conv2d(num_channels, num_channels, 3, padding=1)
+        self._known: tuple[Tensor, tuple[object, ...], Phases] | None = None
+
+    def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c 2*h 2*w"]:
+        trains = torch.is_grad_enabled() and (x.requires_grad or self.conv.weight.requires_grad)
+        if trains or torch.compiler.is_compiling():
+            return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+        return double_and_convolve(x, self.phases(), self.conv.bias)
+
+    @torch.no_grad()
+    def phases(self) -> Phases:
+        """The summed weights, computed anew when the weight was replaced, changed in place, moved or cast."""
+        weight = self.conv.weight
+        if weight.is_inference():  # such tensors do not count their changes
+            return sum_phases(weight)
+        state = (weight._version, weight.data_ptr(), weight.dtype, weight.device)
+        if self._known is None or self._known[0] is not weight or self._known[1] != state:
+            self._known = (weight, state, sum_phases(weight))
+        return self._known[2]
+
+    def _apply(self, *args, **kwargs):
+        self._known = None  # casting to and fro may end at the same address with other values
+        return super()._apply(*args, **kwargs)
+
+    def __getstate__(self):
+        return {**self.__dict__, "_known": None}  # copies and pickles carry the weight only
+
+
+def sum_phases(weight: Float[Tensor, "d c 3 3"]) -> Phases:
+    """The 2x2 weights of the phases [row parity][column parity], summed in float32 or wider, in `weight`'s dtype.
+
+    A result at an even place 2i sees the rows 2i-1, 2i, 2i+1 of the doubled picture, which are i-1, i, i of the small
+    one: the last two taps meet the same pixel. At an odd place the rows are i, i, i+1 and the first two meet.
+    """
+    wide = weight.to(torch.promote_types(weight.dtype, torch.float32))
+
+    def merged(w: Tensor, dim: int, parity: int) -> Tensor:
+        first, second, third = w.unbind(dim)
+        return torch.stack([first + second, third] if parity else [first, second + third], dim)
+
+    def phase(row: int, column: int) -> Tensor:
+        small = merged(merged(wide, 2, row), 3, column)
+        return small.to(weight.dtype, memory_format=torch.channels_last)
+
+    return (phase(0, 0), phase(0, 1)), (phase(1, 0), phase(1, 1))
+
+
+def double_and_convolve(
+    x: Float[Tensor, "n c h w"], phases: Phases, bias: Float[Tensor, " d"] | None
+) -> Float[Tensor, "n d 2*h 2*w"]:
+    """The convolution of the doubled picture, phase by phase into a channels-last result."""
+    n, _, h, w = x.shape
+    shape = (n, phases[0][0].shape[0], 2 * h, 2 * w)
+    out = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+    for row in (0, 1):
+        for column in (0, 1):
+            # Padding on all sides gives one row and one column more than a phase has; it starts at its parity.
+            part = F.conv2d(x, phases[row][column], bias, padding=1)
+            out[:, :, row::2, column::2] = part[:, :, row : row + h, column : column + w]
+    return out
