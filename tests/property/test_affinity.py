@@ -5,12 +5,13 @@ from itertools import pairwise
 import pytest
 import torch
 from diffusers.pipelines.deprecated.pia.pipeline_pia import prepare_mask_coef_by_statistics
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vivant.errors import InputError
 from vivant.pia.affinity import NAMES, TABLES, curve, parse
 
+patient = settings(deadline=None)  # a busy machine is no failure
 LOOPS = [name for name in NAMES if name.startswith("loop:")]
 
 
@@ -34,6 +35,7 @@ def test_loops_close_at_every_length(name: str, num_frames: int):
         assert sorted(turned[:-1]) == sorted(values[:-1])
 
 
+@patient
 @given(name=st.sampled_from(NAMES), clip=clips())
 def test_the_picture_has_the_first_affinity_of_the_table(name: str, clip: tuple[int, int]):
     num_frames, cond_frame = clip
@@ -43,6 +45,7 @@ def test_the_picture_has_the_first_affinity_of_the_table(name: str, clip: tuple[
     assert min(values) >= min(TABLES[name]) - 1e-12
 
 
+@patient
 @given(name=st.sampled_from([name for name in NAMES if name not in LOOPS]), clip=clips())
 def test_the_further_from_the_picture_the_freer(name: str, clip: tuple[int, int]):
     num_frames, cond_frame = clip
@@ -51,6 +54,7 @@ def test_the_further_from_the_picture_the_freer(name: str, clip: tuple[int, int]
     assert all(values[near] >= values[far] for near, far in pairwise(by_distance))
 
 
+@patient
 @given(scale=st.integers(0, 8), num_frames=st.integers(1, 32))
 def test_the_float32_mask_is_that_of_the_port(scale: int, num_frames: int):
     ours = torch.tensor(curve(scale, num_frames))
@@ -62,11 +66,13 @@ def test_the_float32_mask_is_that_of_the_port(scale: int, num_frames: int):
         assert torch.equal(ours, port)
 
 
+@patient
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=32))
 def test_a_free_curve_comes_back(values: list[float]):
     assert curve(values, len(values)) == tuple(values)
 
 
+@patient
 @given(st.one_of(st.text(), st.integers(), st.floats(), st.lists(st.floats()), st.none(), st.booleans(), st.binary()))
 def test_everything_is_a_motion_or_an_error_with_a_code(value: object):
     try:

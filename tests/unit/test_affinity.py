@@ -100,7 +100,8 @@ def test_a_number_of_the_original_is_explained():
 @pytest.mark.parametrize(
     ("name", "hint"),
     [
-        ("animate:smal", "animate:small"),
+        ("animate:smal", "Nearest: animate:small"),
+        ("lop:lrge", "Nearest: loop:large"),
         ("Loop:Large", "Nearest: loop:large"),
         ("style", "Nearest: style:small, style:moderate, style:large"),
         ("moderate", "Nearest: animate:moderate, loop:moderate, style:moderate"),

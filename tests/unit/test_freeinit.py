@@ -77,8 +77,8 @@ def test_box_is_the_block_of_the_original():
     wanted = torch.zeros(9, 12, 20)
     wanted[2:6, 3:9, 7:13] = 1
     assert torch.equal(mask, wanted)
-    narrow = low_pass(9, 12, 2, FreeInit(method="box", spatial_stop_frequency=0.5, temporal_stop_frequency=0.5))
-    assert narrow.sum() == 4 * 6 * 2
+    narrow = low_pass(9, 12, 5, FreeInit(method="box", spatial_stop_frequency=0.5, temporal_stop_frequency=0.5))
+    assert narrow.sum() == 4 * 6 * 5, "too narrow for the block"
 
 
 @pytest.mark.parametrize("size", [SHAPE, (1, 4, 16, 8, 8), (1, 2, 7, 9, 5)])
