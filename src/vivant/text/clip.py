@@ -176,15 +176,18 @@ def load_tokenizer(folder: Path, class_name: str = "CLIPTokenizer") -> "PreTrain
     """
     import transformers
 
+    why = "vocab.json and merges.txt, or tokenizer.json, are expected."
+    fix = "Download the repository again."
+    if not (folder / "tokenizer.json").is_file():
+        # Without its files transformers may build an empty tokenizer that knows no word.
+        missing = [name for name in ("vocab.json", "merges.txt") if not (folder / name).is_file()]
+        if missing:
+            raise LoadError("E-TOKENIZER", f"The tokenizer in {folder} lacks {' and '.join(missing)}.", why, fix)
     try:
         return getattr(transformers, class_name).from_pretrained(folder, local_files_only=True)
     except Exception as error:  # the readers of transformers raise whatever the broken file makes them raise
-        raise LoadError(
-            "E-TOKENIZER",
-            f"The tokenizer in {folder} cannot be read: {type(error).__name__}: {str(error)[:200]}.",
-            "vocab.json and merges.txt, or tokenizer.json, are expected.",
-            "Download the repository again.",
-        ) from error
+        text = f"The tokenizer in {folder} cannot be read: {type(error).__name__}: {str(error)[:200]}."
+        raise LoadError("E-TOKENIZER", text, why, fix) from error
 
 
 def save_tokenizer(tokenizer: "PreTrainedTokenizerBase", folder: Path) -> None:
