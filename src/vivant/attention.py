@@ -20,37 +20,49 @@ class Facts:
 
     device: str
     dtype: torch.dtype
+    num_sequences: int
     num_queries: int
     num_keys: int
-    head_size: int
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """One way to compute softmax(q k^T / sqrt(d)) v on `(b, heads, n, d)` tensors."""
+    """One way to compute softmax(q k^T / sqrt(d)) v on tokens with `num_heads` heads side by side."""
 
     name: str
     supports: Callable[[Facts], bool]
-    run: Callable[[Tensor, Tensor, Tensor], Tensor]
+    run: Callable[[Tensor, Tensor, Tensor, int], Tensor]
 
 
-def _sdpa(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    return F.scaled_dot_product_attention(q, k, v)
+def _sdpa(q: Tensor, k: Tensor, v: Tensor, num_heads: int, mask: Tensor | None = None) -> Tensor:
+    q, k, v = (rearrange(x, "b n (h d) -> b h n d", h=num_heads) for x in (q, k, v))
+    return rearrange(F.scaled_dot_product_attention(q, k, v, attn_mask=mask), "b h n d -> b n (h d)")
 
 
-def _batched_products(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Two batched matrix products: for very short sequences the fused kernel's blocking costs more than it saves."""
-    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
-    return scores.softmax(dim=-1) @ v
+PACKED_TOKENS = 32
+"""Tokens of a packed sequence: longer ones waste more on masked scores than they save (benchmarks/pia.py)."""
 
 
-def _short_on_cpu(facts: Facts) -> bool:
-    """Temporal attention in bf16: as many tokens as frames, thousands of sequences (measured, docs/performance.md)."""
-    return facts.device == "cpu" and facts.dtype == torch.bfloat16 and max(facts.num_queries, facts.num_keys) <= 32
+def pack_size(facts: Facts) -> int:
+    """How many short sequences share one call of the kernel; a divisor of their number."""
+    most = PACKED_TOKENS // facts.num_queries if facts.num_queries == facts.num_keys else 1
+    return next((size for size in range(most, 1, -1) if facts.num_sequences % size == 0), 1)
+
+
+def _packed_sdpa(q: Tensor, k: Tensor, v: Tensor, num_heads: int) -> Tensor:
+    """Several short sequences as one with a block-diagonal mask: exact, since a masked score weighs exactly zero.
+
+    The fused kernel pays per sequence. Attention over the frames has thousands of sequences of some eight tokens.
+    """
+    num, length = q.shape[:2]
+    size = pack_size(Facts(q.device.type, q.dtype, num, length, k.shape[1]))
+    block = torch.arange(size * length, device=q.device) // length
+    packed = (rearrange(x, "(b g) n c -> b (g n) c", g=size) for x in (q, k, v))
+    return rearrange(_sdpa(*packed, num_heads, block[:, None] == block), "b (g n) c -> (b g) n c", g=size)
 
 
 KERNELS = (
-    Kernel("batched products", _short_on_cpu, _batched_products),
+    Kernel("packed sdpa", lambda facts: facts.device == "cpu" and pack_size(facts) > 1, _packed_sdpa),
     Kernel("torch sdpa", lambda facts: True, _sdpa),
 )
 
@@ -64,6 +76,5 @@ def attend(
     q: Float[Tensor, "b n h*d"], k: Float[Tensor, "b m h*d"], v: Float[Tensor, "b m h*d"], num_heads: int
 ) -> Float[Tensor, "b n h*d"]:
     """Multi-head attention on tokens with the heads side by side in the channel axis, softmax scale 1/sqrt(d)."""
-    q, k, v = (rearrange(x, "b n (h d) -> b h n d", h=num_heads) for x in (q, k, v))
-    kernel = choose(Facts(q.device.type, q.dtype, q.shape[2], k.shape[2], q.shape[3]))
-    return rearrange(kernel.run(q, k, v), "b h n d -> b n (h d)")
+    facts = Facts(q.device.type, q.dtype, q.shape[0], q.shape[1], k.shape[1])
+    return choose(facts).run(q, k, v, num_heads)

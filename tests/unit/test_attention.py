@@ -1,0 +1,57 @@
+"""The kernel table: the choice by facts alone, and every kernel against the formula."""
+
+import pytest
+import torch
+from einops import rearrange
+
+import tiny
+from tolerances import assert_parity
+from vivant.attention import KERNELS, PACKED_TOKENS, Facts, attend, choose, pack_size
+
+
+def formula(q, k, v, num_heads):
+    q, k, v = (rearrange(x.double(), "b n (h d) -> b h n d", h=num_heads) for x in (q, k, v))
+    weights = (q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5).softmax(-1)
+    return rearrange(weights @ v, "b h n d -> b n (h d)").float()
+
+
+@pytest.mark.parametrize(
+    ("facts", "name"),
+    [
+        (Facts("cpu", torch.bfloat16, 2048, 8, 8), "packed sdpa"),
+        (Facts("cpu", torch.float32, 2048, 16, 16), "packed sdpa"),
+        (Facts("cpu", torch.bfloat16, 2048, 17, 17), "torch sdpa"),
+        (Facts("cpu", torch.bfloat16, 2048, 8, 77), "torch sdpa"),
+        (Facts("cpu", torch.bfloat16, 7, 16, 16), "torch sdpa"),
+        (Facts("cuda", torch.float16, 2048, 8, 8), "torch sdpa"),
+        (Facts("mps", torch.float16, 2048, 8, 8), "torch sdpa"),
+    ],
+)
+def test_the_choice(facts, name):
+    assert choose(facts).name == name
+
+
+@pytest.mark.parametrize(("num", "length", "size"), [(2048, 8, 4), (6, 8, 3), (10, 5, 5), (7, 5, 1), (9, 1, 9)])
+def test_packs_are_divisors_and_small(num, length, size):
+    assert pack_size(Facts("cpu", torch.float32, num, length, length)) == size
+    assert size * length <= PACKED_TOKENS
+
+
+@pytest.mark.parametrize("kernel", KERNELS, ids=lambda kernel: kernel.name)
+def test_every_kernel_computes_the_formula(kernel):
+    q, k, v = (tiny.noise(12, 5, 21, seed=i) for i in range(3))
+    assert_parity(kernel.run(q, k, v, 3), formula(q, k, v, 3))
+
+
+def test_queries_and_keys_of_different_length():
+    q, k, v = tiny.noise(2, 9, 20, seed=0), tiny.noise(2, 7, 20, seed=1), tiny.noise(2, 7, 20, seed=2)
+    assert_parity(attend(q, k, v, 4), formula(q, k, v, 4))
+
+
+def test_packed_sequences_do_not_see_each_other():
+    q, k, v = (tiny.noise(12, 5, 21, seed=i) for i in range(3))
+    before = attend(q, k, v, 3)
+    k[4], v[4] = 100.0, float("inf")
+    after = attend(q, k, torch.nan_to_num(v, posinf=1e30), 3)
+    rest = [i for i in range(12) if i != 4]
+    assert torch.equal(after[rest], before[rest])
