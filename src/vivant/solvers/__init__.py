@@ -1,0 +1,1 @@
+"""Solvers: frozen values that turn a network's predictions into the next, less noisy state. One paper a file."""

@@ -1,0 +1,286 @@
+"""Schedulers as diffusers has them: thin stateful shells over the frozen solvers that the core uses.
+
+Names, constructor keywords, `scheduler_config.json` and the protocol (`set_timesteps`, `scale_model_input`, `step`)
+are those of diffusers. A subclass names its solver and has the `step` arguments of its namesake.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Self
+
+import torch
+from jaxtyping import Float
+from torch import Generator, Tensor
+
+from vivant.config import Config
+from vivant.errors import InputError
+from vivant.rng import Rng
+from vivant.schedulers.base import SCHEDULERS, Scheduler, SchedulerOutput
+from vivant.solvers.ddim import DDIM
+from vivant.solvers.ddpm import DDPM
+from vivant.solvers.dpm import DPMSolver
+from vivant.solvers.euler import Churn, Euler, EulerAncestral
+from vivant.solvers.heun import Heun
+from vivant.solvers.lcm import LCM
+from vivant.solvers.lms import LMS
+from vivant.solvers.pndm import PNDM
+from vivant.solvers.schedule import Solver
+from vivant.solvers.unipc import UniPC
+
+# abar at t = 500 of the schedule that PIA was trained with, and how far another may be from it. Scaled linear betas
+# have 0.276; the default range of linear betas, 0.0001 to 0.02, has 0.078.
+PIA_SIGNAL, PIA_TOLERANCE = 0.161, 0.01
+
+
+def _noise(
+    like: Tensor,
+    generator: Generator | list[Generator] | None,
+    given: Tensor | None = None,
+    dtype: torch.dtype | None = None,
+) -> Callable[[], Tensor]:
+    """Standard normal values like `like`: drawn, or those that were given."""
+    dtype = dtype or like.dtype
+    if given is None:
+        rng = Rng.of(generator, len(like))
+        return lambda: rng.normal(like.shape, like.device).to(dtype)
+    if generator is not None:
+        raise InputError("E-SCHEDULER-NOISE", "variance_noise and generator exclude each other.")
+    return lambda: given.to(like.device, dtype)
+
+
+def _never() -> Tensor:
+    """The noise of a solver that does not draw."""
+    raise AssertionError("a deterministic solver drew noise")
+
+
+def _step_with_noise(
+    self: Scheduler,
+    model_output: Float[Tensor, "*shape"],
+    timestep: float | Tensor,
+    sample: Float[Tensor, "*shape"],
+    generator: Generator | list[Generator] | None = None,
+    return_dict: bool = True,
+) -> SchedulerOutput | tuple[Tensor, ...]:
+    """The next state; fresh noise comes from `generator`."""
+    return self.advance(model_output, timestep, sample, return_dict, _noise(model_output, generator))
+
+
+def _step_without_noise(
+    self: Scheduler,
+    model_output: Float[Tensor, "*shape"],
+    timestep: float | Tensor,
+    sample: Float[Tensor, "*shape"],
+    return_dict: bool = True,
+) -> SchedulerOutput | tuple[Tensor, ...]:
+    """The next state."""
+    return self.advance(model_output, timestep, sample, return_dict, _never)
+
+
+class DDIMScheduler(Scheduler):
+    """DDIM; the PIA preset."""
+
+    solver_class = DDIM
+    memoryless = True
+
+    def step(
+        self,
+        model_output: Float[Tensor, "*shape"],
+        timestep: float | Tensor,
+        sample: Float[Tensor, "*shape"],
+        eta: float = 0.0,
+        use_clipped_model_output: bool = False,
+        generator: Generator | list[Generator] | None = None,
+        variance_noise: Tensor | None = None,
+        return_dict: bool = True,
+    ) -> SchedulerOutput | tuple[Tensor, ...]:
+        """The next state; `eta` 0 is deterministic, 1 is DDPM."""
+        noise = _noise(model_output, generator, variance_noise)
+        options = {"eta": eta, "rederive_eps": use_clipped_model_output}
+        return self.advance(model_output, timestep, sample, return_dict, noise, **options)
+
+
+class DDPMScheduler(Scheduler):
+    """Ancestral sampling; also the forward process of training."""
+
+    solver_class = DDPM
+    memoryless = True
+    step = _step_with_noise
+
+
+class LCMScheduler(Scheduler):
+    """For networks distilled into latent consistency models."""
+
+    solver_class = LCM
+    step = _step_with_noise
+
+
+class EulerAncestralDiscreteScheduler(Scheduler):
+    """Euler with fresh noise at every step."""
+
+    solver_class = EulerAncestral
+    exploding = True
+    step = _step_with_noise
+
+
+class HeunDiscreteScheduler(Scheduler):
+    """Heun's method; two evaluations a step."""
+
+    solver_class = Heun
+    exploding = True
+    step = _step_without_noise
+
+
+class PNDMScheduler(Scheduler):
+    """Pseudo numerical methods; what Stable Diffusion 1.5 ships with."""
+
+    solver_class = PNDM
+    returns_clean = False
+    step = _step_without_noise
+
+
+class UniPCMultistepScheduler(Scheduler):
+    """The unified predictor-corrector."""
+
+    solver_class = UniPC
+    translations: ClassVar = {"solver_type": {"midpoint": "bh2", "heun": "bh2", "logrho": "bh2"}}
+    returns_clean = False
+    step = _step_without_noise
+
+
+class EulerDiscreteScheduler(Scheduler):
+    """Euler in sigma space."""
+
+    solver_class = Euler
+    exploding = True
+
+    def step(
+        self,
+        model_output: Float[Tensor, "*shape"],
+        timestep: float | Tensor,
+        sample: Float[Tensor, "*shape"],
+        s_churn: float = 0.0,
+        s_tmin: float = 0.0,
+        s_tmax: float = float("inf"),
+        s_noise: float = 1.0,
+        generator: Generator | list[Generator] | None = None,
+        return_dict: bool = True,
+    ) -> SchedulerOutput | tuple[Tensor, ...]:
+        """The next state; `s_…` are the churn of Karras et al., algorithm 2."""
+        churn = Churn(s_churn, s_tmin, s_tmax, s_noise)
+        noise = _noise(model_output, generator)
+        return self.advance(model_output, timestep, sample, return_dict, noise, churn=churn)
+
+
+class LMSDiscreteScheduler(Scheduler):
+    """Linear multistep in sigma space."""
+
+    solver_class = LMS
+    exploding = True
+
+    def step(
+        self,
+        model_output: Float[Tensor, "*shape"],
+        timestep: float | Tensor,
+        sample: Float[Tensor, "*shape"],
+        order: int = 4,
+        return_dict: bool = True,
+    ) -> SchedulerOutput | tuple[Tensor, ...]:
+        """The next state; `order` is the number of slopes to use, 1 to 4."""
+        return self.advance(model_output, timestep, sample, return_dict, _never, max_order=order)
+
+
+class DPMSolverMultistepScheduler(Scheduler):
+    """DPM-Solver++ and its relatives."""
+
+    solver_class = DPMSolver
+    translations: ClassVar = {
+        "solver_type": {"bh1": "midpoint", "bh2": "midpoint", "logrho": "midpoint"},
+        "algorithm_type": {"deis": "dpmsolver++"},
+    }
+    returns_clean = False
+
+    def step(
+        self,
+        model_output: Float[Tensor, "*shape"],
+        timestep: float | Tensor,
+        sample: Float[Tensor, "*shape"],
+        generator: Generator | list[Generator] | None = None,
+        variance_noise: Tensor | None = None,
+        return_dict: bool = True,
+    ) -> SchedulerOutput | tuple[Tensor, ...]:
+        """The next state; noise is used by sde-dpmsolver++ only, and drawn in float32."""
+        noise = _noise(model_output, generator, variance_noise, torch.float32)
+        return self.advance(model_output, timestep, sample, return_dict, noise)
+
+
+class UnknownScheduler(Scheduler):
+    """A scheduler that vivant lacks: it carries its configuration until it is replaced, and refuses to be used."""
+
+    def __init__(self, **values: Any):
+        self._config = Config(values)
+        self._forget()
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], **changes: Any) -> Self:
+        """Keep the whole configuration."""
+        return cls(**{**config, **changes})
+
+    @property
+    def solver(self) -> Solver:
+        """Refuse.
+
+        Raises:
+            InputError: E-SCHEDULER-UNKNOWN.
+        """
+        raise InputError(
+            "E-SCHEDULER-UNKNOWN",
+            f"vivant has no {self.config.get('_class_name', 'scheduler of this kind')}.",
+            f"It has {', '.join(SCHEDULERS)}.",
+            "Replace it: pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config).",
+        )
+
+
+def scheduler_class(name: str) -> type[Scheduler]:
+    """The class of this name; `UnknownScheduler` where there is none."""
+    return SCHEDULERS.get(name, UnknownScheduler)
+
+
+def as_scheduler(scheduler: Any) -> Scheduler:
+    """Ours, from ours or from a scheduler object of diffusers, which is read through its class name and `.config`.
+
+    Raises:
+        InputError: E-SCHEDULER-TYPE for anything else.
+    """
+    if isinstance(scheduler, Scheduler):
+        return scheduler
+    config = getattr(scheduler, "config", None)
+    if not isinstance(config, Mapping):
+        raise InputError(
+            "E-SCHEDULER-TYPE",
+            f"A {type(scheduler).__name__} is not a scheduler.",
+            "",
+            "Give one of vivant.schedulers, for example DDIMScheduler.from_config(pipe.scheduler.config).",
+        )
+    name = type(scheduler).__name__
+    return scheduler_class(name).from_config({**config, "_class_name": name})
+
+
+def pia_warnings(solver: Solver) -> list[str]:
+    """What makes this solver unfit for PIA: messages that begin with their code.
+
+    W-SOLVER-CLIP: predicted latents are clipped or thresholded. W-SOLVER-BETAS: not the noise schedule of the training.
+    """
+    messages = []
+    for option in ("clip_sample", "thresholding"):
+        if getattr(solver, option, False):
+            messages.append(
+                f"[W-SOLVER-CLIP] {option}=True limits predicted latents as if they were pixels, which spoils the "
+                f"clip. Set {option}=False."
+            )
+    abar = solver.signal[len(solver.signal) // 2].item()
+    if abs(abar - PIA_SIGNAL) > PIA_TOLERANCE:
+        messages.append(
+            f"[W-SOLVER-BETAS] PIA was trained with linear betas from 0.00085 to 0.012, whose abar(500) is "
+            f"{PIA_SIGNAL}; here it is {abar:.3f}, which makes clips grey and drifting. "
+            'Set beta_schedule="linear", beta_start=0.00085, beta_end=0.012.'
+        )
+    return messages
