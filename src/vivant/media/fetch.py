@@ -29,10 +29,11 @@ def fetch(url: str, *, max_bytes: int = MAX_DOWNLOAD, timeout: float = 20.0, dea
         InputError: E-IMAGE-SCHEME for another scheme (in the address or in a redirect), E-IMAGE-URL when the
             server cannot be read, E-IMAGE-URL-KIND when it sends text, sound or film, E-IMAGE-URL-SIZE when too long.
     """
-    refuse_scheme(url)
-    request = urllib.request.Request(_ascii(url), headers={"User-Agent": f"vivant/{__version__}", "Accept": "image/*"})
     end = time.monotonic() + deadline
+    headers = {"User-Agent": f"vivant/{__version__}", "Accept": "image/*"}
     try:
+        refuse_scheme(url)
+        request = urllib.request.Request(_ascii(url), headers=headers)
         with _opener().open(request, timeout=timeout) as response:
             kind = response.headers.get_content_type()
             if response.headers.get("Content-Type") and kind.startswith(_NOT_PICTURES):

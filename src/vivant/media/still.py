@@ -112,10 +112,10 @@ def natural_size(image: Image.Image, long_edge: int = 512, multiple: int = 8, mi
 def fit(
     image: Image.Image, width: int, height: int, mode: Fit = "crop", *, fill: tuple[int, int, int] = (0, 0, 0)
 ) -> Image.Image:
-    """Bring an RGB picture to exactly `width` x `height` pixels with an antialiased Lanczos filter.
+    """Bring a picture to exactly `width` x `height` pixels with an antialiased Lanczos filter.
 
     Args:
-        image: the picture; returned untouched, bit for bit, when it already has the size.
+        image: the picture; returned untouched, bit for bit, when it is RGB and already has the size.
         width: pixels, positive.
         height: pixels, positive.
         mode: "crop" fills the frame and cuts what hangs over, evenly; "pad" shows all of it on `fill`;
@@ -129,6 +129,8 @@ def fit(
         raise InputError("E-FIT-MODE", f"There is no fit {mode!r}.", "", "Use crop, pad or stretch.")
     if width < 1 or height < 1:
         raise InputError("E-FIT-SIZE", f"A picture cannot be {width} x {height} pixels.")
+    if image.mode != "RGB":
+        image = _to_rgb(image)[0]
     if image.size == (width, height):
         return image
     lanczos = Image.Resampling.LANCZOS
@@ -241,12 +243,9 @@ def _to_rgb(image: Image.Image) -> tuple[Image.Image, tuple[str, ...]]:
         return image, ()
     if mode.startswith("I") or mode == "F":
         return _deep_to_rgb(image), (f"Scaled from {mode} to 8 bits.",)
-    try:
-        if not image.has_transparency_data:
-            return image.convert("RGB"), ()
-        straight = image.convert({"La": "LA"}.get(mode, mode)).convert("RGBA")
-    except ValueError as error:
-        raise InputError("E-IMAGE-MODE", f"The colour mode {mode} cannot be converted to RGB.", str(error)) from None
+    if not image.has_transparency_data:
+        return image.convert("RGB"), ()
+    straight = (image.convert("LA") if mode == "La" else image).convert("RGBA")
     if straight.getchannel("A").getextrema() == (255, 255):
         return straight.convert("RGB"), ()
     white = Image.new("RGBA", straight.size, (255, 255, 255, 255))
