@@ -21,7 +21,7 @@ from vivant.config import only
 from vivant.errors import InputError
 from vivant.hub.model import Model
 from vivant.rng import Rng
-from vivant.vae.tiling import Tiling, join, scaled
+from vivant.vae.tiling import Tiling, join
 from vivant.vae.upsample import Upsample
 
 
@@ -308,7 +308,7 @@ class AutoencoderKL(Model):
 
     def published_names(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """The attention of files from before 2023: other names, and 1x1 convolutions instead of linear layers."""
-        return {_published_name(key): _published_shape(key, value) for key, value in state.items()}
+        return {_published_name(key, state): _published_shape(key, value) for key, value in state.items()}
 
     # ------------------------------------------------------------------------------------------------ memory
 
@@ -364,7 +364,7 @@ class AutoencoderKL(Model):
         grid = self.tiling.grid(self.factor) if self.tiling else None
         if grid is None or max(x.shape[-2:]) <= grid.tile * self.factor:
             return self._encode_whole(x)
-        rows, columns = (scaled(grid.spans(size // self.factor), self.factor) for size in x.shape[-2:])
+        rows, columns = (grid.spans(size // self.factor, self.factor) for size in x.shape[-2:])
         return join(lambda i, j: self._encode_whole(x[..., i, j]), rows, columns, grid.stride, grid.overlap)
 
     def _encode_whole(self, x: Float[Tensor, "b c i j"]) -> Float[Tensor, "b d h w"]:
@@ -422,9 +422,11 @@ _ATTENTION = re.compile(r"((?:en|de)coder\.mid_block\.attentions\.\d+)\.(\w+(?:\
 _FORMER = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
 
-def _published_name(key: str) -> str:
+def _published_name(key: str, state: dict[str, Tensor]) -> str:
+    """The present name of a tensor, unless the file has that one too: then the stray name is reported as such."""
     match = _ATTENTION.fullmatch(key)
-    return f"{match[1]}.{_FORMER.get(match[2], match[2])}.{match[3]}" if match else key
+    name = f"{match[1]}.{_FORMER.get(match[2], match[2])}.{match[3]}" if match else key
+    return key if name in state else name
 
 
 def _published_shape(key: str, value: Tensor) -> Tensor:

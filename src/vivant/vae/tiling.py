@@ -66,23 +66,19 @@ class Grid:
         """How much a tile shares with the next."""
         return self.tile - self.stride
 
-    def spans(self, length: int) -> tuple[slice, ...]:
-        """The tiles along an axis of `length` latents.
+    def spans(self, length: int, unit: int = 1) -> tuple[slice, ...]:
+        """The tiles along an axis of `length` latents, in steps of `unit` (1 for latents, more for their pixels).
 
-        # parity: the last span may lie within the one before, as in diffusers (test_tiled_decode_equals_the_port).
+        The last may reach over the end; slicing cuts it short.
+        # parity: it may also lie within the one before, as in diffusers (test_tiled_decode_equals_the_port).
         """
-        return tuple(slice(i, min(i + self.tile, length)) for i in range(0, length, self.stride))
+        return tuple(slice(i * unit, (i + self.tile) * unit) for i in range(0, length, self.stride))
 
 
-def scaled(spans: Sequence[slice], factor: int) -> tuple[slice, ...]:
-    """Spans of latents as spans of pixels; the last takes the pixels that do not fill a latent."""
-    end = spans[-1].stop
-    return tuple(slice(s.start * factor, None if s.stop == end else s.stop * factor) for s in spans)
-
-
-def ramp(extent: int, device: torch.device | str = "cpu") -> Float[Tensor, " n"]:
-    """Weight of the later tile over the shared part: 0, 1/n, … (n - 1)/n."""
-    return (torch.arange(extent, dtype=torch.float64) / extent).float().to(device)
+def ramps(extent: int) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
+    """Weights of the earlier and of the later tile over the shared part; the later begins 0, 1/n, … (n - 1)/n."""
+    later = torch.arange(extent, dtype=torch.float64) / extent
+    return (1 - later).float(), later.float()
 
 
 def fade(
@@ -97,11 +93,11 @@ def fade(
         dim: the axis, negative.
     """
     extent = min(extent, before.shape[dim], after.shape[dim])
-    weight = ramp(extent, after.device).reshape(-1, *[1] * (-dim - 1))
+    falling, rising = (weight.to(after.device).reshape(-1, *[1] * (-dim - 1)) for weight in ramps(extent))
     end = before.narrow(dim, before.shape[dim] - extent, extent)
     start = after.narrow(dim, 0, extent)
     # In float32 whatever the tiles are, rounded once; float32 tiles give diffusers' values to the last bit.
-    start.copy_(end * (1 - weight) + start * weight)
+    start.copy_(end * falling + start * rising)
     return after
 
 
