@@ -7,6 +7,7 @@ before anything heavy is loaded.
 import dataclasses
 import difflib
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self, get_args
 
@@ -101,6 +102,11 @@ class PIARequest:
         """The motion as one coefficient a frame."""
         return curve(self.motion, self.num_frames, self.cond_frame)
 
+    @property
+    def needs_negative(self) -> bool:
+        """Whether guidance reads the negative prompt."""
+        return self.guidance_scale > 1 or self.image_guidance_scale is not None
+
     @classmethod
     def build(cls, **values: Any) -> Self:
         """As the constructor, with a sentence for unknown names instead of Python's TypeError."""
@@ -133,6 +139,24 @@ class PIARequest:
                     raise InputError("E-PARAM-UNKNOWN", f"{name} is {value!r}.", "", f"Known: {', '.join(known)}.")
                 read[name] = part(**value)
         return cls.build(**read)
+
+
+def texts(value: str | Sequence[str] | None) -> list[str]:
+    """One or several prompts as a list; None is the empty prompt."""
+    return [value or ""] if value is None or isinstance(value, str) else list(value)
+
+
+def batch_size(**lengths: int) -> int:
+    """The B of a batch whose inputs have length 1 or B.
+
+    Raises:
+        InputError: E-BATCH naming the lengths that do not agree.
+    """
+    batch = max(lengths.values())
+    if any(length not in (1, batch) for length in lengths.values()):
+        found = ", ".join(f"{length} x {name}" for name, length in lengths.items())
+        raise InputError("E-BATCH", f"The batch does not agree: {found}.", "", f"Give 1 or {batch} of each.")
+    return batch
 
 
 def _check_text(name: str, value: object) -> None:

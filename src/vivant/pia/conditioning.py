@@ -110,3 +110,56 @@ def picture_channels(
     b, _, h, w = still.shape
     mask = repeat(torch.tensor(affinity, device=still.device), "f -> b 1 f h w", b=b, h=h, w=w)
     return torch.cat([mask, still_on_frames(still, len(affinity))], dim=1).to(dtype)
+
+
+def join_prompts(prompts: Prompts, num_frames: int) -> Float[Tensor, "n m d"]:
+    """Prompts in the form that diffusers shows to callbacks: negative before positive, repeated for every frame."""
+    stacked = prompts.stacked(1 if prompts.negative is None else 2)
+    return stacked if prompts.per_frame else stacked.repeat_interleave(num_frames, dim=0)
+
+
+def split_prompts(embeds: Float[Tensor, "n m d"], batch: int, num_frames: int) -> Prompts:
+    """The inverse of `join_prompts`; the negative half and the repetition over frames may be missing.
+
+    Raises:
+        InputError: E-PROMPT-EMBEDS-SHAPE when the number of rows fits nothing.
+    """
+    rows = embeds.shape[0]
+    per_frame = rows in (2 * batch * num_frames, batch * num_frames) and num_frames > 1
+    clips = rows // num_frames if per_frame else rows
+    if clips not in (batch, 2 * batch):
+        raise InputError(
+            "E-PROMPT-EMBEDS-SHAPE",
+            f"prompt_embeds has {rows} rows for {batch} clips of {num_frames} frames.",
+            "",
+            f"Give {batch} or {2 * batch} rows (negative first), or as many for every frame.",
+        )
+    if clips == batch:
+        return Prompts(embeds, None, per_frame)
+    negative, positive = embeds.chunk(2)
+    return Prompts(positive, negative, per_frame)
+
+
+def broadcast(embeds: Float[Tensor, "k m d"], batch: int, num_videos: int) -> Float[Tensor, "b m d"]:
+    """Rows for every clip: one row is for all prompts, and every prompt is repeated for its videos."""
+    return embeds.expand(batch, -1, -1).repeat_interleave(num_videos, dim=0)
+
+
+def check_prompts(prompt: object, negative: object, embeds: Tensor | None, negative_embeds: Tensor | None) -> None:
+    """Refuse prompts that are given twice or not at all, and embeddings of different shape.
+
+    Raises:
+        InputError: E-PROMPT-TWICE, E-PROMPT-NONE, E-PROMPT-EMBEDS-SHAPE.
+    """
+    for name, text, ready in (("prompt", prompt, embeds), ("negative_prompt", negative, negative_embeds)):
+        if text is not None and ready is not None:
+            raise InputError("E-PROMPT-TWICE", f"Both {name} and {name}_embeds are given.", "", "Give one of them.")
+    if prompt is None and embeds is None:
+        raise InputError("E-PROMPT-NONE", "There is no prompt.", "", "Give prompt or prompt_embeds.")
+    if embeds is not None and negative_embeds is not None and embeds.shape[1:] != negative_embeds.shape[1:]:
+        raise InputError(
+            "E-PROMPT-EMBEDS-SHAPE",
+            f"prompt_embeds {tuple(embeds.shape)} and negative_prompt_embeds {tuple(negative_embeds.shape)} differ.",
+            "",
+            "Encode both with the same text encoder.",
+        )

@@ -19,6 +19,22 @@ def per_block(value: PerBlock, num_blocks: int, name: str) -> tuple[int, ...]:
     return values
 
 
+def default_size(sample_size: int | tuple[int, int] | None) -> tuple[int, int]:
+    """Height and width of latents that a UNet was made for; 64 where its file does not say."""
+    return sample_size if isinstance(sample_size, tuple) else (sample_size or 64, sample_size or 64)
+
+
+def check_frames(num_frames: int, limit: int) -> None:
+    """Refuse (E-FRAMES-MAX) clips that are longer than the motion modules' position table."""
+    if num_frames > limit:
+        raise InputError(
+            "E-FRAMES-MAX",
+            f"{num_frames} frames are more than the {limit} positions of the motion modules.",
+            "",
+            f"Ask for at most {limit} frames.",
+        )
+
+
 @dataclass(frozen=True)
 class UNet2DConditionConfig:
     """Stable Diffusion 1.5's UNet. `attention_head_dim` is the *number* of heads: a misnomer of published files."""

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -11,7 +10,7 @@ from torch import Tensor
 from vivant import guidance as guide
 from vivant.denoise import OnStep, State, keep, run
 from vivant.errors import InputError
-from vivant.freeinit import FreeInit, last_signal_timestep, low_pass, reinitialise, renoise
+from vivant.freeinit import last_signal_timestep, low_pass, reinitialise, renoise
 from vivant.pia.conditioning import (
     Conditioning,
     Guidance,
@@ -199,3 +198,8 @@ def _checked(latents: Tensor, shape: Sequence[int]) -> Tensor:
             "",
         )
     return latents
+
+
+def timesteps(plans: Sequence[Schedule]) -> Tensor:
+    """What the network is told at every step of a run, over all FreeInit iterations."""
+    return torch.tensor([step.t for plan in plans for step in plan])

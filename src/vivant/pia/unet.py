@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from vivant.errors import InputError
 from vivant.hub.model import Model
-from vivant.pia.config import NUMERICS, Numerics, UNet2DConditionConfig, UNetMotionConfig, per_block
+from vivant.pia.config import NUMERICS, Numerics, UNet2DConditionConfig, UNetMotionConfig, check_frames, per_block
 from vivant.pia.freeu import FreeU, freeu
 from vivant.pia.layers import (
     Downsample,
@@ -358,14 +358,7 @@ class UNetMotionModel(_UNet):
         Raises:
             InputError: E-FRAMES-MAX when there are more frames than the motion modules have positions.
         """
-        limit = self.settings.motion_max_seq_length
-        if sample.shape[2] > limit:
-            raise InputError(
-                "E-FRAMES-MAX",
-                f"{sample.shape[2]} frames are more than the {limit} positions of the motion modules.",
-                "",
-                f"Ask for at most {limit} frames.",
-            )
+        check_frames(sample.shape[2], self.settings.motion_max_seq_length)
         per_frame = encoder_hidden_states.shape[0] == sample.shape[0] * sample.shape[2]
         text = self.read_text(encoder_hidden_states, per_frame)
         out = self.predict(sample, self._timesteps(timestep), text)

@@ -1,0 +1,71 @@
+"""From latents to frames, a few at a time."""
+
+from collections.abc import Iterable, Iterator
+from typing import Any, Literal, get_args
+
+import torch
+from einops import rearrange
+from jaxtyping import Float, UInt8
+from PIL import Image
+from torch import Tensor
+
+from vivant.errors import InputError, OutputError
+from vivant.media.checks import Finding, check_clip
+from vivant.vae.image import AutoencoderKL
+
+OutputType = Literal["pil", "np", "pt", "latent"]
+
+
+def check_output_type(output_type: object) -> None:
+    """Refuse (E-OUTPUT-TYPE) a form that frames cannot be given."""
+    if output_type not in get_args(OutputType):
+        raise InputError(
+            "E-OUTPUT-TYPE", f"output_type is {output_type!r}.", "", f"Use {', '.join(get_args(OutputType))}."
+        )
+
+
+@torch.no_grad()
+def decode(vae: AutoencoderKL, latents: Float[Tensor, "b c f h w"]) -> Iterator[Float[Tensor, "k 3 i j"]]:
+    """Frames in [0, 1], float32 on the CPU, clip after clip, in parts of the autoencoder's chunk size.
+
+    Raises:
+        OutputError: E-OUTPUT-NAN before anything is decoded, when the latents are not finite.
+    """
+    if not torch.isfinite(latents).all():
+        raise OutputError(
+            "E-OUTPUT-NAN",
+            "The denoised latents hold NaN or infinity.",
+            "Half precision overflowed, or weights or inputs are broken.",
+            "Run in float32 or bfloat16, or check the model files.",
+        )
+    z = rearrange(latents, "b c f h w -> (b f) c h w").to(vae.device, vae.dtype) / vae.settings.scaling_factor
+    for part in z.split(max(1, vae.chunk_size)):
+        yield (vae.decode_tensor(part).float() / 2 + 0.5).clamp(0, 1).cpu()
+
+
+def to_bytes(frames: Float[Tensor, "f 3 i j"]) -> UInt8[Tensor, "f i j 3"]:
+    """Frames as a picture file holds them: rounded to 0..255, channels last."""
+    return rearrange((frames * 255).round().to(torch.uint8), "f c h w -> f h w c")
+
+
+def collect(
+    parts: Iterable[Float[Tensor, "k 3 i j"]], num_frames: int, output_type: OutputType
+) -> tuple[Any, list[Finding]]:
+    """Frames of several clips in one of diffusers' forms, and what is wrong with them.
+
+    Args:
+        parts: what `decode` yields.
+        num_frames: length of each clip.
+        output_type: ``"pil"``, ``"np"`` or ``"pt"``.
+    """
+    exact, rounded = [], []
+    for part in parts:
+        rounded.append(to_bytes(part))
+        if output_type != "pil":
+            exact.append(part)
+    clips = rearrange(torch.cat(rounded), "(b f) i j c -> b f i j c", f=num_frames).numpy()
+    findings = [finding for clip in clips for finding in check_clip(clip)]
+    if output_type == "pil":
+        return [[Image.fromarray(frame) for frame in clip] for clip in clips], findings
+    frames = rearrange(torch.cat(exact), "(b f) c i j -> b f c i j", f=num_frames)
+    return (frames if output_type == "pt" else rearrange(frames, "b f c i j -> b f i j c").numpy()), findings

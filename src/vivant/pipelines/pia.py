@@ -1,0 +1,478 @@
+"""`PIAPipeline` with diffusers' names: keyword arguments to a request, the run, and its output."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+from torch import Generator, Tensor, no_grad
+from torch import device as Device
+from transformers import CLIPTextModel, PreTrainedTokenizerBase
+
+from vivant.callbacks import MultiPipelineCallbacks, PipelineCallback
+from vivant.denoise import State
+from vivant.errors import InputError, warn
+from vivant.freeinit import FreeInit
+from vivant.pia.affinity import Motion
+from vivant.pia.assemble import assemble, check_family
+from vivant.pia.conditioning import (
+    Conditioning,
+    Guidance,
+    Prompts,
+    broadcast,
+    check_prompts,
+    join_prompts,
+    split_prompts,
+)
+from vivant.pia.config import Numerics, check_frames, default_size
+from vivant.pia.decode import OutputType, check_output_type, collect, decode
+from vivant.pia.freeu import FreeU
+from vivant.pia.generate import Given, Parts, generate, schedules, timesteps
+from vivant.pia.motion import MotionAdapter
+from vivant.pia.pictures import num_pictures, pictures
+from vivant.pia.unet import UNet2DConditionModel, UNetMotionModel
+from vivant.pipelines.base import DiffusionPipeline
+from vivant.placement import active
+from vivant.request import Fit, PIARequest, batch_size, texts
+from vivant.rng import Rng
+from vivant.schedulers import Scheduler, pia_warnings
+from vivant.text.clip import encode
+from vivant.vae.image import AutoencoderKL
+
+Callback = Callable[[Any, int, Any, dict[str, Any]], dict[str, Any]] | PipelineCallback | MultiPipelineCallbacks
+
+
+@dataclass
+class PIAPipelineOutput:
+    """Result of a call.
+
+    Attributes:
+        frames: by `output_type`: ``"pil"`` a list of clips, each a list of pictures; ``"np"`` an array `b f h w 3` in
+            [0, 1]; ``"pt"`` a tensor `b f 3 h w` in [0, 1]; ``"latent"`` the latents `b 4 f h/8 w/8`.
+    """
+
+    frames: Any
+
+    def __getitem__(self, index: int | slice | str) -> Any:
+        return self.frames if index == "frames" else (self.frames,)[index]
+
+    def __iter__(self):
+        return iter((self.frames,))
+
+    def to_tuple(self) -> tuple[Any]:
+        """The output as `return_dict=False` gives it."""
+        return (self.frames,)
+
+
+class PIAPipeline(DiffusionPipeline):
+    """Animate pictures with a Stable Diffusion 1.5 model and a PIA motion adapter.
+
+    Args:
+        vae: image autoencoder.
+        text_encoder: CLIP's text encoder.
+        tokenizer: its tokenizer.
+        unet: a base UNet, which the adapter then extends, or an assembled `UNetMotionModel`.
+        scheduler: any scheduler of vivant or diffusers.
+        motion_adapter: PIA's motion modules; part of `unet` afterwards and not kept a second time.
+        feature_extractor: not used until picture prompts (IP-Adapter) can be.
+        image_encoder: likewise.
+        numerics: ``"diffusers"`` (the default of this class: the same picture as diffusers) or ``"original"`` (what
+            the published weights were trained with); see `vivant.pia.unet`.
+    """
+
+    _callback_tensor_inputs: ClassVar = ("latents", "prompt_embeds", "negative_prompt_embeds")
+    _loading_options: ClassVar[Mapping[str, tuple[str, ...]]] = {"UNetMotionModel": ("numerics",)}
+
+    unet: UNetMotionModel
+
+    def __init__(
+        self,
+        vae: AutoencoderKL,
+        text_encoder: CLIPTextModel,
+        tokenizer: PreTrainedTokenizerBase,
+        unet: UNet2DConditionModel | UNetMotionModel,
+        scheduler: Scheduler,
+        motion_adapter: MotionAdapter | None = None,
+        feature_extractor: Any = None,
+        image_encoder: Any = None,
+        *,
+        numerics: Numerics | None = None,
+    ):
+        assembled = assemble(unet, motion_adapter, numerics)
+        super().__init__(
+            vae=vae,
+            text_encoder=text_encoder,
+            tokenizer=tokenizer,
+            unet=assembled,
+            scheduler=scheduler,
+            motion_adapter=None,
+            feature_extractor=feature_extractor,
+            image_encoder=image_encoder,
+        )
+        if motion_adapter is not None and assembled is unet:
+            self.notes.append("The unet already holds motion modules; the separate motion_adapter was not used.")
+        self._free_init: FreeInit | None = None
+        self._freeu: FreeU | None = None
+        self._guidance_scale, self._num_timesteps, self._clip_skip = 7.5, 0, None
+        self._cross_attention_kwargs: dict[str, Any] | None = None
+
+    @classmethod
+    def _check_repository(cls, folder: Any, index: Mapping[str, Any], overrides: Mapping[str, Any]) -> None:
+        check_family(folder, index)
+
+    # ------------------------------------------------------------------------------------- state of a run
+
+    @property
+    def numerics(self) -> Numerics:
+        """Scope of group normalisation, see the class."""
+        return self.unet.numerics
+
+    @property
+    def vae_scale_factor(self) -> int:
+        """Pixels per latent, along one side."""
+        return self.vae.factor
+
+    @property
+    def guidance_scale(self) -> float:
+        """Guidance of the current or last run."""
+        return self._guidance_scale
+
+    @property
+    def do_classifier_free_guidance(self) -> bool:
+        """Whether the network runs for the negative prompt too."""
+        return self._guidance_scale > 1
+
+    @property
+    def clip_skip(self) -> int | None:
+        """As given to the current or last run."""
+        return self._clip_skip
+
+    @property
+    def cross_attention_kwargs(self) -> dict[str, Any] | None:
+        """As given to the current or last run."""
+        return self._cross_attention_kwargs
+
+    @property
+    def num_timesteps(self) -> int:
+        """Number of steps of the current or last run, over all FreeInit iterations."""
+        return self._num_timesteps
+
+    # --------------------------------------------------------------------------------------------- options
+
+    def enable_free_init(
+        self,
+        num_iters: int = 3,
+        use_fast_sampling: bool = False,
+        method: str = "butterworth",
+        order: int = 4,
+        spatial_stop_frequency: float = 0.25,
+        temporal_stop_frequency: float = 0.25,
+    ) -> None:
+        """Refine the initial noise by denoising several times, see `vivant.freeinit.FreeInit`."""
+        self._free_init = FreeInit(
+            num_iters, use_fast_sampling, method, order, spatial_stop_frequency, temporal_stop_frequency
+        )
+
+    def disable_free_init(self) -> None:
+        """Denoise once."""
+        self._free_init = None
+
+    @property
+    def free_init_enabled(self) -> bool:
+        """Whether `enable_free_init` is in force."""
+        return self._free_init is not None
+
+    def enable_freeu(self, s1: float, s2: float, b1: float, b2: float) -> None:
+        """Re-weigh skip (s) and backbone (b) features of the first two up stages, see `vivant.pia.freeu`."""
+        self._freeu = FreeU(s1, s2, b1, b2)
+
+    def disable_freeu(self) -> None:
+        """Use the plain network."""
+        self._freeu = None
+
+    def enable_vae_slicing(self) -> None:
+        """Decode one frame at a time."""
+        self.vae.enable_slicing()
+
+    def disable_vae_slicing(self) -> None:
+        """Decode a few frames at a time."""
+        self.vae.disable_slicing()
+
+    def enable_vae_tiling(self) -> None:
+        """Decode large frames in overlapping tiles."""
+        self.vae.enable_tiling()
+
+    def disable_vae_tiling(self) -> None:
+        """Decode frames whole."""
+        self.vae.disable_tiling()
+
+    # --------------------------------------------------------------------------------------------- prompts
+
+    @no_grad()
+    def encode_prompt(
+        self,
+        prompt: str | Sequence[str] | None,
+        device: Device | str | None = None,
+        num_images_per_prompt: int = 1,
+        do_classifier_free_guidance: bool = True,
+        negative_prompt: str | Sequence[str] | None = None,
+        prompt_embeds: Tensor | None = None,
+        negative_prompt_embeds: Tensor | None = None,
+        lora_scale: float | None = None,
+        clip_skip: int | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Embed prompts by CLIP.
+
+        Args:
+            prompt: one or several; or give `prompt_embeds`.
+            device: where to return the embeddings.
+            num_images_per_prompt: rows for each prompt.
+            do_classifier_free_guidance: embed the negative prompt too.
+            negative_prompt: one for all or one for each; the empty prompt if not given.
+            prompt_embeds: ready embeddings `b m d`, in place of `prompt`.
+            negative_prompt_embeds: the same for the negative prompt.
+            lora_scale: strength of LoRA layers in the text encoder; there are none yet, so it changes nothing.
+            clip_skip: how many last layers to leave out, for both prompts.
+
+        Returns:
+            Positive and negative embeddings, `(b n) m d`; negative is None without guidance.
+        """
+        self._note_scale(lora_scale)
+        with active(self.text_encoder, self.memory) as encoder:
+            positive, negative = prompt_embeds, negative_prompt_embeds
+            if positive is None:
+                positive = encode(self.tokenizer, encoder, texts(prompt), clip_skip)
+            if negative is None and do_classifier_free_guidance:
+                negative = encode(self.tokenizer, encoder, texts(negative_prompt), clip_skip)
+        place = device or self._execution_device, self.text_encoder.dtype
+        batch = len(positive)
+        positive = broadcast(positive.to(*place), batch, num_images_per_prompt)
+        if not do_classifier_free_guidance:
+            return positive, None
+        return positive, broadcast(negative.to(*place), batch, num_images_per_prompt)
+
+    # ------------------------------------------------------------------------------------------------ run
+
+    @no_grad()
+    def __call__(
+        self,
+        image: Any,
+        prompt: str | Sequence[str] | None = None,
+        strength: float = 1.0,
+        num_frames: int | None = 16,
+        height: int | None = None,
+        width: int | None = None,
+        num_inference_steps: int = 50,
+        guidance_scale: float = 7.5,
+        negative_prompt: str | Sequence[str] | None = None,
+        num_videos_per_prompt: int | None = 1,
+        eta: float = 0.0,
+        generator: Generator | Sequence[Generator] | None = None,
+        latents: Tensor | None = None,
+        prompt_embeds: Tensor | None = None,
+        negative_prompt_embeds: Tensor | None = None,
+        ip_adapter_image: Any = None,
+        ip_adapter_image_embeds: Any = None,
+        motion_scale: int = 0,
+        output_type: OutputType = "pil",
+        return_dict: bool = True,
+        cross_attention_kwargs: dict[str, Any] | None = None,
+        clip_skip: int | None = None,
+        callback_on_step_end: Callback | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
+        *,
+        motion: Motion | None = None,
+        cond_frame: int = 0,
+        fit: Fit = "crop",
+        image_guidance_scale: float | None = None,
+    ) -> PIAPipelineOutput | tuple[Any]:
+        """Animate pictures. Pictures and prompts have length 1 or B; clip ``b * n + k`` is the k-th of prompt b.
+
+        Args:
+            image: path, PIL picture, array or tensor, or a list of such; see `vivant.pia.pictures`.
+            prompt: one or several; or give `prompt_embeds`.
+            strength: how far to move from the picture, more than 0 and at most 1.
+            num_frames: length of the clips.
+            height: in pixels, a multiple of 8; the UNet's `sample_size` times 8 if not given.
+            width: likewise.
+            num_inference_steps: denoising steps.
+            guidance_scale: strength of the prompt; guidance is on above 1.
+            negative_prompt: what to avoid. Without guidance it is not read, which a warning says once.
+            num_videos_per_prompt: n clips for each prompt.
+            eta: share of fresh noise in DDIM; other solvers do not have it, which a warning says once.
+            generator: one for the whole batch, or one for each of the B n clips.
+            latents: initial noise `(B n) 4 f h/8 w/8`, standard normal.
+            prompt_embeds: ready embeddings `B m d`.
+            negative_prompt_embeds: likewise.
+            ip_adapter_image: refused until picture prompts are there.
+            ip_adapter_image_embeds: refused likewise.
+            motion_scale: 0 to 8, see `vivant.pia.affinity`; `motion` is the readable form.
+            output_type: see `PIAPipelineOutput`.
+            return_dict: return `PIAPipelineOutput`; otherwise a tuple of its field.
+            cross_attention_kwargs: ``{"scale": s}``, the strength of LoRA layers; without any it changes nothing.
+            clip_skip: how many last layers of the text encoder to leave out.
+            callback_on_step_end: called after every step with this pipeline, the step over all FreeInit iterations,
+                the timestep and the tensors asked for; what it returns replaces them. Raise to cancel.
+            callback_on_step_end_tensor_inputs: names out of `_callback_tensor_inputs`.
+            motion: a name such as ``"loop:large"``, a number, or a free curve, in place of `motion_scale`.
+            cond_frame: the frame that is the picture.
+            fit: ``"crop"``, ``"pad"`` or ``"stretch"`` for pictures of another shape.
+            image_guidance_scale: separate strength of the picture; off by default.
+
+        Raises:
+            InputError: for every argument that cannot be honoured, before anything is computed.
+            OutputError: E-OUTPUT-NAN.
+        """
+        if ip_adapter_image is not None or ip_adapter_image_embeds is not None:
+            raise InputError("E-IP-ADAPTER", "Picture prompts (IP-Adapter) cannot be used yet.", "", "Leave them out.")
+        check_output_type(output_type)
+        if motion is not None and motion_scale != 0:
+            raise InputError("E-MOTION-TWICE", "Both motion and motion_scale are given.", "", "Give one of them.")
+        names = self._callback_names(callback_on_step_end, callback_on_step_end_tensor_inputs)
+        check_prompts(prompt, negative_prompt, prompt_embeds, negative_prompt_embeds)
+        solver = self.scheduler.solver
+        if eta and not solver.uses_eta:
+            self._say("W-ETA-IGNORED", f"eta={eta} has no meaning for {type(self.scheduler).__name__}; it is ignored.")
+            eta = 0.0
+        size = default_size(self.unet.settings.sample_size)
+        request = PIARequest(
+            prompt=tuple(texts(prompt)),
+            negative_prompt=tuple(texts(negative_prompt)),
+            motion=motion_scale if motion is None else motion,
+            cond_frame=cond_frame,
+            num_frames=16 if num_frames is None else num_frames,
+            height=height or size[0] * self.vae_scale_factor,
+            width=width or size[1] * self.vae_scale_factor,
+            fit=fit,
+            num_inference_steps=num_inference_steps,
+            guidance_scale=guidance_scale,
+            image_guidance_scale=image_guidance_scale,
+            strength=strength,
+            eta=eta,
+            clip_skip=clip_skip,
+            num_videos_per_prompt=1 if num_videos_per_prompt is None else num_videos_per_prompt,
+            free_init=self._free_init,
+            freeu=self._freeu,
+        )
+        check_frames(request.num_frames, self.unet.settings.motion_max_seq_length)
+        num = request.num_videos_per_prompt
+        batch = batch_size(
+            image=num_pictures(image),
+            prompt=len(request.prompt) if prompt_embeds is None else len(prompt_embeds),
+            negative_prompt=len(request.negative_prompt or "1")
+            if negative_prompt_embeds is None
+            else len(negative_prompt_embeds),
+        )
+        plans = schedules(solver, request)
+        rng = Rng.of(generator, batch * num)
+        pixels = pictures(image, request.height, request.width, fit)
+        self._note_scale(_scale(cross_attention_kwargs))
+        if not request.needs_negative and (negative_prompt is not None or negative_prompt_embeds is not None):
+            self._say("W-NEGATIVE-UNUSED", "The negative prompt is not read: guidance is off at a scale of 1 or less.")
+        for message in pia_warnings(solver):
+            code, _, text = message.removeprefix("[").partition("] ")
+            self._say(code, text)
+        memory = self._prepare_run()
+
+        self._guidance_scale, self._clip_skip = guidance_scale, clip_skip
+        self._cross_attention_kwargs = cross_attention_kwargs
+        positive, negative = self.encode_prompt(
+            prompt,
+            None,
+            1,
+            request.needs_negative,
+            negative_prompt,
+            prompt_embeds,
+            negative_prompt_embeds,
+            None,
+            clip_skip,
+        )
+        prompts = Prompts(
+            broadcast(positive, batch, num), None if negative is None else broadcast(negative, batch, num)
+        )
+        self.scheduler.set_timesteps(num_inference_steps)
+        steps = timesteps(plans)
+        self._num_timesteps = len(steps)
+        parts = Parts(self.vae, self.unet, solver, memory)
+        with self.progress_bar(total=len(steps)) as bar:
+
+            def on_step(state: State) -> State:
+                if callback_on_step_end is not None:
+                    state = self._called_back(callback_on_step_end, names, state, steps)
+                bar.update()
+                return state
+
+            final = generate(parts, request, Given(pixels, prompts, latents), rng, on_step)
+        frames = self._output(final, output_type)
+        self.maybe_free_model_hooks()
+        return PIAPipelineOutput(frames) if return_dict else (frames,)
+
+    def _called_back(self, callback: Any, names: Sequence[str], state: State, steps: Tensor) -> State:
+        """Show a state to a callback in diffusers' form, and read back what it changed."""
+        num_frames = state.x.shape[2]
+        prompts: Prompts = state.conditioning.prompts
+        shown: dict[str, Any] = {}
+        for name in names:
+            if name == "latents":
+                shown[name] = state.x.to(self.unet.dtype)
+            else:
+                shown[name] = join_prompts(prompts, num_frames) if name == "prompt_embeds" else prompts.negative
+        returned = callback(self, state.i, steps[state.i], dict(shown))
+        if not isinstance(returned, dict):
+            raise InputError(
+                "E-CALLBACK-RETURN",
+                f"callback_on_step_end returned {type(returned).__name__}.",
+                "",
+                "Return the dictionary of tensors that it was given, changed or not.",
+            )
+        new = {name: value for name, value in returned.items() if value is not shown.get(name)}
+        if "latents" in new:
+            state = replace(state, x=new["latents"].to(state.x))
+        if "prompt_embeds" in new:
+            prompts = split_prompts(new["prompt_embeds"], len(state.x), num_frames)
+        if "negative_prompt_embeds" in new:
+            prompts = replace(prompts, negative=new["negative_prompt_embeds"])
+        if prompts is not state.conditioning.prompts:
+            state = replace(state, conditioning=Conditioning(state.conditioning.picture, prompts))
+        if state.guidance.text != self._guidance_scale:
+            state = replace(state, guidance=Guidance(self._guidance_scale, state.guidance.image))
+        return state
+
+    def _output(self, latents: Tensor, output_type: OutputType) -> Any:
+        """Decode and give the frames the form asked for; say what is wrong with them."""
+        if output_type == "latent":
+            return latents.to(self.unet.dtype)
+        with active(self.vae, self.memory) as vae:
+            frames, findings = collect(decode(vae, latents), latents.shape[2], output_type)
+        for finding in findings:
+            self.notes.append(warn(finding.code, finding.text, stacklevel=5))
+        return frames
+
+    def _callback_names(self, callback: Callback | None, names: Sequence[str]) -> Sequence[str]:
+        """The tensors that a callback wants to see."""
+        if isinstance(callback, PipelineCallback | MultiPipelineCallbacks):
+            names = callback.tensor_inputs
+        unknown = [name for name in names if name not in self._callback_tensor_inputs]
+        if unknown:
+            raise InputError(
+                "E-CALLBACK-INPUTS",
+                f"callback_on_step_end_tensor_inputs names {', '.join(unknown)}.",
+                "",
+                f"Known: {', '.join(self._callback_tensor_inputs)}.",
+            )
+        return names
+
+    def _note_scale(self, scale: float | None) -> None:
+        if scale is not None and scale != 1:
+            self._say("W-LORA-NONE", f"The scale {scale} is for LoRA layers; there are none, so it changes nothing.")
+
+
+def _scale(cross_attention_kwargs: dict[str, Any] | None) -> float | None:
+    unknown = set(cross_attention_kwargs or ()) - {"scale"}
+    if unknown:
+        raise InputError(
+            "E-CROSS-ATTENTION",
+            f"cross_attention_kwargs has {', '.join(sorted(unknown))}.",
+            "It would be ignored.",
+            'Only "scale" has a meaning.',
+        )
+    return (cross_attention_kwargs or {}).get("scale")
