@@ -7,7 +7,16 @@ os.environ.setdefault("OMP_NUM_THREADS", str(min(2, os.cpu_count() or 1)))
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+import pytest
 from hypothesis import settings
 
 settings.register_profile("vivant", deadline=None, derandomize=True)
 settings.load_profile("vivant")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """A warning of ours that no test expects is an error.
+
+    Said here and not in pyproject.toml, for there it would import the package before jaxtyping's hook can wrap it.
+    """
+    config.addinivalue_line("filterwarnings", "error::vivant.errors.VivantWarning")

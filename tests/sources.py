@@ -3,7 +3,7 @@
 import ast
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -45,7 +45,8 @@ class Module:
         return ".".join([*parts, *filter(None, [node.module])])
 
 
-def modules() -> list[Module]:
+@lru_cache(1)
+def modules() -> tuple[Module, ...]:
     """Every file of the package."""
     found: list[Module] = []
     for path in sorted(SRC.rglob("*.py")):
@@ -53,7 +54,7 @@ def modules() -> list[Module]:
         is_package = parts[-1] == "__init__"
         name = ".".join(parts[:-1] if is_package else parts)
         found.append(Module(name, path.read_text(encoding="utf-8"), is_package))
-    return found
+    return tuple(found)
 
 
 def owner(imported: str, names: set[str]) -> str | None:

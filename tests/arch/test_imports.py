@@ -2,7 +2,7 @@
 
 import ast
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
@@ -51,7 +51,7 @@ def _inside(name: str, folder: str) -> bool:
     return name == folder or name.startswith(folder + ".")
 
 
-def wrong_directions(tree: list[Module]) -> Iterator[str]:
+def wrong_directions(tree: Sequence[Module]) -> Iterator[str]:
     """Imports of a higher layer, and of one model by the other."""
     names = {module.name for module in tree}
     for module in tree:
@@ -67,7 +67,7 @@ def wrong_directions(tree: list[Module]) -> Iterator[str]:
                 yield f"{module.name}:{line} imports {target}"
 
 
-def cycles(tree: list[Module]) -> Iterator[str]:
+def cycles(tree: Sequence[Module]) -> Iterator[str]:
     """Modules that reach themselves through imports, late ones included."""
     names = {module.name for module in tree}
     reach = {m.name: {owner(i, names) for i, _ in m.imports()} - {None, "vivant", m.name} for m in tree}
