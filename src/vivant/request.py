@@ -9,7 +9,7 @@ import difflib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, Self, TypeGuard, get_args
 
 from vivant.errors import InputError
 from vivant.freeinit import FreeInit
@@ -165,37 +165,45 @@ def _check_text(name: str, value: object) -> None:
         raise InputError("E-PROMPT-TYPE", f"{name} is {value!r}.", "", "Give a string or a list of strings.")
 
 
+_CODES = {
+    "num_frames": "E-FRAMES",
+    "num_inference_steps": "E-STEPS",
+    "num_videos_per_prompt": "E-NUM-VIDEOS",
+    "guidance_scale": "E-GUIDANCE",
+    "image_guidance_scale": "E-GUIDANCE",
+    "clip_skip": "E-CLIP-SKIP",
+    "strength": "E-STRENGTH",
+    "eta": "E-ETA",
+    "seed": "E-SEED",
+}
+
+
+def _is_whole(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: object) -> TypeGuard[int | float]:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 def _check_int(name: str, value: object, low: int, high: int | None = None) -> None:
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    if not whole or value < low or (high is not None and value > high):
+    if not (_is_whole(value) and low <= value and (high is None or value <= high)):
         limits = f"{low} or more" if high is None else f"from {low} to {high}"
-        raise InputError(f"E-{_code(name)}", f"{name} is {value!r}.", "", f"Give a whole number, {limits}.")
+        raise InputError(_CODES[name], f"{name} is {value!r}.", "", f"Give a whole number, {limits}.")
 
 
 def _check_number(name: str, value: object, low: float, high: float) -> None:
-    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if not number or not low <= value <= high:
+    if not (_is_number(value) and math.isfinite(value) and low <= value <= high):
         limits = f"{low:g} or more" if high == math.inf else f"from {low:g} to {high:g}"
-        raise InputError(f"E-{_code(name)}", f"{name} is {value!r}.", "", f"Give a number, {limits}.")
+        raise InputError(_CODES[name], f"{name} is {value!r}.", "", f"Give a number, {limits}.")
 
 
 def _check_side(name: str, value: object) -> None:
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    if not whole or value % 8 or not 8 <= value <= MAX_SIDE:
-        near = max(8, min(MAX_SIDE, round(value / 8) * 8)) if whole else 512
+    if not (_is_whole(value) and 8 <= value <= MAX_SIDE and value % 8 == 0):
+        near = max(8, min(MAX_SIDE, round(value / 8) * 8)) if _is_whole(value) else 512
         raise InputError(
             "E-SIZE",
             f"{name} is {value!r}.",
             f"Sizes are multiples of 8, from 8 to {MAX_SIDE} pixels.",
             f"Use {near}.",
         )
-
-
-def _code(name: str) -> str:
-    return {
-        "num_frames": "FRAMES",
-        "num_inference_steps": "STEPS",
-        "num_videos_per_prompt": "NUM-VIDEOS",
-        "guidance_scale": "GUIDANCE",
-        "image_guidance_scale": "GUIDANCE",
-    }.get(name, name.upper().replace("_", "-"))
