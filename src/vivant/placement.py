@@ -4,7 +4,7 @@ Beside `attention.py` this is the only file that names kinds of devices. Facts a
 `machine`; every decision is a pure function of them.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
@@ -171,7 +171,7 @@ def _move(module: nn.Module, device: str) -> None:
 
 
 @contextmanager
-def active(module: M, policy: MemoryPolicy, mover: Mover = _move) -> Iterator[M]:
+def active(module: M, policy: MemoryPolicy, mover: Mover = _move) -> Generator[M]:
     """Have `module` on the policy's device for the time of use.
 
     Args:

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from vivant import __version__
-from vivant.config import Config, dump_json, load_json, read
+from vivant.config import Config as ConfigView
+from vivant.config import dump_json, load_json, read
 from vivant.errors import InputError
 from vivant.hub.load import WEIGHTS, check_keys, read_weights, write_weights
 from vivant.hub.repo import Source, locate
@@ -27,9 +28,9 @@ class Model(nn.Module):
     def __init__(self, **fields: Any):
         super().__init__()
         self.settings, config = read(type(self).Config, fields)
-        self.__dict__["config"] = Config({**config, "_class_name": type(self).__name__})
+        self.__dict__["config"] = ConfigView({**config, "_class_name": type(self).__name__})
 
-    config: Config
+    config: ConfigView
 
     @property
     def dtype(self) -> torch.dtype:

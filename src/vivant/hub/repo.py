@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Literal
+from typing import Any, Literal
 
 from vivant.errors import LoadError, warn
 
@@ -259,7 +259,7 @@ def _snapshot(source: Source, name: str, patterns: list[str]) -> Path:
         RevisionNotFoundError,
     )
 
-    place = {"revision": source.revision, "cache_dir": source.cache_dir, "token": source.token}
+    place: dict[str, Any] = {"revision": source.revision, "cache_dir": source.cache_dir, "token": source.token}
     at = f"{name} at revision {source.revision}" if source.revision else name
     failure: LoadError | None = None
     if not source.local_files_only:

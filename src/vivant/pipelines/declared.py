@@ -30,6 +30,7 @@ class Declared(NamedTuple):
 
 @cache
 def declared_by(pipeline: type) -> Declared:
+    """Components, optional components and options of a class of pipelines."""
     parameters = list(inspect.signature(pipeline.__init__).parameters.values())[1:]
     components = [p for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
     return Declared(

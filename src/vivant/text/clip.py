@@ -70,14 +70,16 @@ def tokenise(tokenizer: "PreTrainedTokenizerBase", prompts: Sequence[str], lengt
         raise InputError("E-PROMPT-TYPE", f"Prompts must be strings, not {prompts!r}.", "", "Give a list of strings.")
     for prompt in prompts:
         if any("\ud800" <= char <= "\udfff" for char in prompt):
-            raise InputError("E-PROMPT-TEXT", f"The prompt {prompt[:60]!r} is not valid Unicode.", "Half a character.")
+            raise InputError(
+                "E-PROMPT-TEXT", f"The prompt {prompt[:60]!r} is not valid Unicode.", "It holds half a surrogate pair."
+            )
     length = min(length, tokenizer.model_max_length)
     padded = tokenizer(list(prompts), padding="max_length", max_length=length, truncation=True, return_tensors="pt")
     full = tokenizer(list(prompts), truncation=False, verbose=False)["input_ids"]
     notes = []
     for prompt, ids in zip(prompts, full, strict=True):
         if len(ids) > length:
-            lost = tokenizer.decode(ids[length - 1 : -1])
+            lost = str(tokenizer.decode(ids[length - 1 : -1]))
             shown = lost if len(lost) <= 200 else lost[:200] + "…"
             text = f"The prompt {prompt[:40]!r}… has {len(ids)} tokens, CLIP reads {length}. Lost: {shown!r}."
             notes.append(warn("W-PROMPT-TRUNCATED", text, stacklevel=3))
@@ -194,4 +196,5 @@ def save_tokenizer(tokenizer: "PreTrainedTokenizerBase", folder: Path) -> None:
     """Write the tokenizer with `vocab.json` and `merges.txt`, which older readers need, whatever transformers adds."""
     tokenizer.save_pretrained(folder)
     if not (folder / "vocab.json").is_file():
-        tokenizer.backend_tokenizer.model.save(str(folder))
+        backend: Any = tokenizer.backend_tokenizer
+        backend.model.save(str(folder))
