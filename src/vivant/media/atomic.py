@@ -4,7 +4,7 @@ import contextlib
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 
 from vivant.errors import OutputError, VivantError
@@ -27,7 +27,7 @@ def check_target(path: Path, *, overwrite: bool) -> None:
 
 
 @contextlib.contextmanager
-def replacing(path: Path, *, overwrite: bool) -> Iterator[Path]:
+def replacing(path: Path, *, overwrite: bool) -> Generator[Path, None, None]:
     """Give a temporary name in the same folder; rename it to `path` when the block ends well, else remove it.
 
     Raises:
@@ -49,7 +49,7 @@ def replacing(path: Path, *, overwrite: bool) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def replacing_folder(path: Path, *, overwrite: bool, ours: str) -> Iterator[Path]:
+def replacing_folder(path: Path, *, overwrite: bool, ours: str) -> Generator[Path, None, None]:
     """As `replacing` for a folder. One that exists is replaced only if every file in it matches the pattern `ours`.
 
     Raises:

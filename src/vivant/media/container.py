@@ -4,11 +4,12 @@ PNG and APNG carry a tEXt chunk, GIF a comment extension, WebP an EXIF descripti
 by the encoder, read through PyAV). Files may be hostile: every length is checked against what is there.
 """
 
+import io
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import Literal
 
 import av
 from av.container import InputContainer
@@ -18,6 +19,7 @@ from PIL import Image
 from vivant.errors import LoadError
 
 Container = Literal["mp4", "webm", "gif", "webp", "apng", "png"]
+BinaryFile = io.BufferedReader | io.BytesIO
 
 MAX_TEXT = 1_000_000
 _PNG = b"\x89PNG\r\n\x1a\n"
@@ -52,7 +54,7 @@ def container_of(path: Path) -> Container:
     )
 
 
-def open_av(file: BinaryIO, container: Container) -> InputContainer:
+def open_av(file: BinaryFile, container: Container) -> InputContainer:
     """Open mp4 or WebM. The format is given, since FFmpeg would otherwise obey a playlist that names other files."""
     return av.open(file, "r", format=container, metadata_errors="replace")
 
@@ -131,7 +133,7 @@ def join_webp(stills: Sequence[bytes], durations: Sequence[int], size: tuple[int
     return _riff(b"RIFF", b"WEBP" + b"".join(chunks))
 
 
-def _png_chunks(file: BinaryIO) -> Iterator[tuple[bytes, int, int]]:
+def _png_chunks(file: BinaryFile) -> Iterator[tuple[bytes, int, int]]:
     """(type, offset of the data, length) of the chunks before the picture data; our text and acTL are there."""
     offset = len(_PNG)
     for _ in range(_MAX_BLOCKS):
@@ -144,7 +146,7 @@ def _png_chunks(file: BinaryIO) -> Iterator[tuple[bytes, int, int]]:
         offset += length + 12
 
 
-def _png_text(file: BinaryIO) -> bytes | None:
+def _png_text(file: BinaryFile) -> bytes | None:
     for kind, offset, length in _png_chunks(file):
         if kind == b"tEXt":
             file.seek(offset)
@@ -154,7 +156,7 @@ def _png_text(file: BinaryIO) -> bytes | None:
     return None
 
 
-def _gif_text(file: BinaryIO) -> bytes | None:
+def _gif_text(file: BinaryFile) -> bytes | None:
     """The first comment before the first frame. Reads the head of the file only, where our writer puts it."""
     data = file.read(2 * MAX_TEXT)
     for kind, start, end in _gif_extensions(data):

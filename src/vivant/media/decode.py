@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from fractions import Fraction
 from os import PathLike
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 from av import VideoStream
@@ -18,14 +17,16 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from vivant.errors import LoadError
-from vivant.media.container import Container, container_of, open_av
+from vivant.media.container import BinaryFile, Container, container_of, open_av
 from vivant.media.frames import rate_of
 
 MAX_FRAME_PIXELS = 64_000_000
 MAX_CLIP_BYTES = 4 * 2**30
 # Without these FFmpeg truncates instead of rounding: every channel a level too dark, 3 dB lost.
 _TO_RGB = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
+# AttributeError: a PyAV stream whose codec is unknown has no size.
 _DAMAGE = (
+    AttributeError,
     OSError,
     SyntaxError,
     ValueError,
@@ -139,7 +140,7 @@ def _pictures(path: Path, kind: Container) -> Iterator[np.ndarray]:
             yield np.asarray(image.convert("RGB"))
 
 
-def _open_image(file: BinaryIO, kind: Container) -> Image.Image:
+def _open_image(file: BinaryFile, kind: Container) -> Image.Image:
     image = Image.open(file, formats=["PNG" if kind == "apng" else kind.upper()])
     _check_size(*image.size)
     return image

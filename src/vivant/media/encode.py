@@ -2,7 +2,7 @@
 
 import contextlib
 import io
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from fractions import Fraction
 from pathlib import Path
 
@@ -31,13 +31,17 @@ _WEBP_MAX_SIDE = 16383
 _NAME = "frame_{:05d}.png"
 
 
-def mp4(clip: Clip, path: Path, fps: Fraction, text: str | None, quality: float | None, bitrate: int | None) -> None:
+def mp4(
+    clip: Clip, path: Path, fps: Fraction, text: str | None, quality: int | float | None, bitrate: int | None
+) -> None:
     """H.264, 4:2:0, BT.709 in TV range and tagged so, index first. An odd side is padded by one pixel (warned)."""
     rate = {"crf": str(int((1 - quality / 10) * 51))} if quality is not None else {"crf": "18"}
     _film(clip, path, fps, text, "libx264", {} if bitrate else rate, bitrate, {"movflags": "+faststart"})
 
 
-def webm(clip: Clip, path: Path, fps: Fraction, text: str | None, quality: float | None, bitrate: int | None) -> None:
+def webm(
+    clip: Clip, path: Path, fps: Fraction, text: str | None, quality: int | float | None, bitrate: int | None
+) -> None:
     """VP9, 4:2:0, BT.709 in TV range and tagged so. An odd side is padded by one pixel (warned)."""
     crf = int((1 - quality / 10) * 63) if quality is not None else 24
     speed = {"cpu-used": "4", "row-mt": "1"}
@@ -68,7 +72,7 @@ def gif(clip: Clip, path: Path, fps: Fraction, text: str | None) -> None:
     path.write_bytes(data if text is None else container.add_gif_text(data, text))
 
 
-def webp(clip: Clip, path: Path, fps: Fraction, text: str | None, quality: float | None) -> None:
+def webp(clip: Clip, path: Path, fps: Fraction, text: str | None, quality: int | float | None) -> None:
     """Lossy WebP frames; times in milliseconds, each rounded from the exact time; loops."""
     height, width = clip.shape[1:3]
     if max(height, width) > _WEBP_MAX_SIDE:
@@ -197,7 +201,7 @@ def _still_bytes(pixels: UInt8[np.ndarray, "h w 3"], kind: str, **options: int) 
 
 
 @contextlib.contextmanager
-def _refusing(codec: str) -> Iterator[None]:
+def _refusing(codec: str) -> Generator[None, None, None]:
     """FFmpeg's errors as ours. Those that are about the disk stay OSErrors, for the writer to name the file."""
     try:
         yield

@@ -5,7 +5,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from typing import IO, Any
+from typing import Any
 
 from vivant import __version__
 from vivant.errors import InputError
@@ -74,7 +74,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
     """Follows to http and https only; the base class would follow to ftp: too."""
 
     def http_error_302(
-        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: http.client.HTTPMessage
+        self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: http.client.HTTPMessage
     ) -> Any:
         target = headers.get("Location") or headers.get("URI") or ""
         refuse_scheme(urllib.parse.urljoin(req.full_url, target))

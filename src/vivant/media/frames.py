@@ -74,7 +74,7 @@ def frame_ends(num_frames: int, fps: Fraction, ticks: int) -> list[int]:
     return [math.floor(Fraction((i + 1) * ticks) / fps + Fraction(1, 2)) for i in range(num_frames)]
 
 
-def rate_of(ends: Sequence[float], ticks: int, rounding: Fraction = Fraction(1, 2)) -> Fraction | None:
+def rate_of(ends: Sequence[int | float], ticks: int, rounding: Fraction = Fraction(1, 2)) -> Fraction | None:
     """The simplest rate whose frames end at `ends` (in 1/`ticks` s, off by `rounding` at most); else the mean rate.
 
     The inverse of `frame_ends`: 8 frames a second in centiseconds end at 13, 25, 38, 50, and give 8 again.

@@ -9,7 +9,7 @@ import os
 import struct
 import zlib
 from pathlib import Path
-from typing import BinaryIO, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from vivant.errors import InputError, MissingPackage, warn
 from vivant.media import fetch
+from vivant.media.container import BinaryFile
 
 Source = str | os.PathLike[str] | bytes | Image.Image | np.ndarray | Tensor
 Fit = Literal["crop", "pad", "stretch"]
@@ -31,7 +32,7 @@ _FORMATS = ("PNG", "JPEG", "MPO", "JPEG2000", "WEBP", "AVIF", "HEIF", "GIF", "BM
 _MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"RIFF", b"GIF8", b"BM", b"II*\0", b"MM\0*")
 _HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 # What Pillow's decoders have been seen to raise on damaged files.
-_DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, struct.error, zlib.error)
+_DAMAGE = (OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, RuntimeError, struct.error, zlib.error)
 _ORIENTATION = 0x0112
 
 
@@ -155,7 +156,7 @@ def to_tensor(image: Image.Image) -> Float[Tensor, "1 3 h w"]:
     return rearrange(pixels / 255, "h w c -> 1 c h w") * 2 - 1
 
 
-def _open(file: BinaryIO, num_bytes: int, name: str, max_pixels: int, min_side: int) -> Still:
+def _open(file: BinaryFile, num_bytes: int, name: str, max_pixels: int, min_side: int) -> Still:
     """Identify a picture file by its content, whatever its name says, and decode it."""
     if num_bytes == 0:
         raise InputError("E-IMAGE-EMPTY", f"{name} is empty (0 bytes).", "", "Save or download the picture again.")

@@ -34,7 +34,7 @@ def write_clip(
     fps: Rate,
     *,
     recipe: Mapping[str, Any] | None = None,
-    quality: float | None = None,
+    quality: int | float | None = None,
     bitrate: int | None = None,
     overwrite: bool = False,
     sidecar: bool = True,
@@ -126,7 +126,7 @@ def _target(path: str | PathLike[str]) -> tuple[Path, str]:
     return target, suffix
 
 
-def _check_quality(suffix: str, quality: float | None, bitrate: int | None) -> None:
+def _check_quality(suffix: str, quality: int | float | None, bitrate: int | None) -> None:
     """What a format cannot honour is refused."""
     kind = suffix or "PNG"
     if quality is not None and suffix not in _LOSSY:

@@ -55,7 +55,7 @@ def export_to_video(
     video_frames: Frames,
     output_video_path: str | PathLike[str] | None = None,
     fps: Rate = 10,
-    quality: float | None = 5.0,
+    quality: int | float | None = 5.0,
     bitrate: int | None = None,
     macro_block_size: int | None = 16,
 ) -> str:
