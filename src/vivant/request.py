@@ -8,7 +8,7 @@ import dataclasses
 import difflib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal, Self, TypeGuard, get_args
 
 from vivant.errors import InputError
@@ -45,6 +45,7 @@ class PIARequest:
         seed: seed of the noise, or one for each clip; -1 draws one and records it.
         free_init: settings of FreeInit, or None.
         freeu: settings of FreeU, or None.
+        fps: frames a second of the written clip; it does not change the frames.
     """
 
     prompt: str | tuple[str, ...] = ""
@@ -64,7 +65,8 @@ class PIARequest:
     num_videos_per_prompt: int = 1
     seed: int | tuple[int, ...] = -1
     free_init: FreeInit | None = None
-    freeu: FreeU | None = field(default=None)
+    freeu: FreeU | None = None
+    fps: float = 8.0
 
     def __post_init__(self):
         for name in ("prompt", "negative_prompt", "seed"):
@@ -91,6 +93,7 @@ class PIARequest:
                 "E-STRENGTH", "strength is 0: nothing would be generated.", "", "Use more than 0, at most 1."
             )
         _check_number("eta", self.eta, 0, 1)
+        _check_number("fps", self.fps, 0.1, 240)
         if self.fit not in FITS:
             raise InputError("E-FIT", f"fit is {self.fit!r}.", "", f"Choose one of {', '.join(FITS)}.")
         for seed in self.seed if isinstance(self.seed, tuple) else (self.seed,):

@@ -9,7 +9,7 @@ from torch import device as Device
 from transformers import CLIPTextModel, PreTrainedTokenizerBase
 
 from vivant.callbacks import MultiPipelineCallbacks, PipelineCallback
-from vivant.denoise import State
+from vivant.denoise import OnStep, State, keep
 from vivant.errors import InputError, warn
 from vivant.freeinit import FreeInit
 from vivant.pia.affinity import Motion
@@ -246,9 +246,9 @@ class PIAPipeline(DiffusionPipeline):
         place = device or self._execution_device, self.text_encoder.dtype
         batch = len(positive)
         positive = broadcast(positive.to(*place), batch, num_images_per_prompt)
-        if not do_classifier_free_guidance:
+        if not do_classifier_free_guidance or negative is None:
             return positive, None
-        return positive, broadcast(negative.to(*place), batch, num_images_per_prompt)
+        return positive, broadcast(negative.to(*place), max(batch, len(negative)), num_images_per_prompt)
 
     # ------------------------------------------------------------------------------------------------ run
 
@@ -329,14 +329,11 @@ class PIAPipeline(DiffusionPipeline):
             raise InputError("E-MOTION-TWICE", "Both motion and motion_scale are given.", "", "Give one of them.")
         names = self._callback_names(callback_on_step_end, callback_on_step_end_tensor_inputs)
         check_prompts(prompt, negative_prompt, prompt_embeds, negative_prompt_embeds)
-        solver = self.scheduler.solver
-        if eta and not solver.uses_eta:
-            self._say("W-ETA-IGNORED", f"eta={eta} has no meaning for {type(self.scheduler).__name__}; it is ignored.")
-            eta = 0.0
+        self._note_scale(_scale(cross_attention_kwargs))
         size = default_size(self.unet.settings.sample_size)
         request = PIARequest(
             prompt=tuple(texts(prompt)),
-            negative_prompt=tuple(texts(negative_prompt)),
+            negative_prompt=None if negative_prompt is None else tuple(texts(negative_prompt)),
             motion=motion_scale if motion is None else motion,
             cond_frame=cond_frame,
             num_frames=16 if num_frames is None else num_frames,
@@ -347,52 +344,17 @@ class PIAPipeline(DiffusionPipeline):
             guidance_scale=guidance_scale,
             image_guidance_scale=image_guidance_scale,
             strength=strength,
-            eta=eta,
+            eta=self._usable_eta(eta),
             clip_skip=clip_skip,
             num_videos_per_prompt=1 if num_videos_per_prompt is None else num_videos_per_prompt,
             free_init=self._free_init,
             freeu=self._freeu,
         )
-        check_frames(request.num_frames, self.unet.settings.motion_max_seq_length)
-        num = request.num_videos_per_prompt
-        batch = batch_size(
-            image=num_pictures(image),
-            prompt=len(request.prompt) if prompt_embeds is None else len(prompt_embeds),
-            negative_prompt=len(request.negative_prompt or "1")
-            if negative_prompt_embeds is None
-            else len(negative_prompt_embeds),
-        )
-        plans = schedules(solver, request)
-        rng = Rng.of(generator, batch * num)
-        pixels = pictures(image, request.height, request.width, fit)
-        self._note_scale(_scale(cross_attention_kwargs))
-        if not request.needs_negative and (negative_prompt is not None or negative_prompt_embeds is not None):
-            self._say("W-NEGATIVE-UNUSED", "The negative prompt is not read: guidance is off at a scale of 1 or less.")
-        for message in pia_warnings(solver):
-            code, _, text = message.removeprefix("[").partition("] ")
-            self._say(code, text)
-        memory = self._prepare_run()
-
         self._guidance_scale, self._clip_skip = guidance_scale, clip_skip
         self._cross_attention_kwargs = cross_attention_kwargs
-        positive, negative = self.encode_prompt(
-            prompt,
-            None,
-            1,
-            request.needs_negative,
-            negative_prompt,
-            prompt_embeds,
-            negative_prompt_embeds,
-            None,
-            clip_skip,
-        )
-        prompts = Prompts(
-            broadcast(positive, batch, num), None if negative is None else broadcast(negative, batch, num)
-        )
-        self.scheduler.set_timesteps(num_inference_steps)
-        steps = timesteps(plans)
+        steps = timesteps(schedules(self.scheduler.solver, request))
         self._num_timesteps = len(steps)
-        parts = Parts(self.vae, self.unet, solver, memory)
+        self.scheduler.set_timesteps(num_inference_steps)
         with self.progress_bar(total=len(steps)) as bar:
 
             def on_step(state: State) -> State:
@@ -401,10 +363,69 @@ class PIAPipeline(DiffusionPipeline):
                 bar.update()
                 return state
 
-            final = generate(parts, request, Given(pixels, prompts, latents), rng, on_step)
-        frames = self._output(final, output_type)
+            latents = self.denoise(request, image, generator, on_step, latents, prompt_embeds, negative_prompt_embeds)
+        frames = self._output(latents, output_type)
         self.maybe_free_model_hooks()
         return PIAPipelineOutput(frames) if return_dict else (frames,)
+
+    @no_grad()
+    def denoise(
+        self,
+        request: PIARequest,
+        image: Any,
+        generator: Generator | Sequence[Generator] | None = None,
+        on_step: OnStep = keep,
+        latents: Tensor | None = None,
+        prompt_embeds: Tensor | None = None,
+        negative_prompt_embeds: Tensor | None = None,
+    ) -> Tensor:
+        """The latents `(B n) 4 f h/8 w/8` of a request, in float32; what `__call__` decodes.
+
+        Args:
+            request: what is asked for; height and width must be set.
+            image: the pictures, see `vivant.pia.pictures`.
+            generator: source of the noise.
+            on_step: called after every step with the state, see `vivant.denoise`; raising cancels.
+            latents: initial noise in place of the first draw.
+            prompt_embeds: embeddings in place of the request's prompts.
+            negative_prompt_embeds: the same for its negative prompts.
+        """
+        solver = self.scheduler.solver
+        check_frames(request.num_frames, self.unet.settings.motion_max_seq_length)
+        prompts, negatives = texts(request.prompt), texts(request.negative_prompt)
+        batch = batch_size(
+            image=num_pictures(image),
+            prompt=len(prompts if prompt_embeds is None else prompt_embeds),
+            negative_prompt=len(negatives if negative_prompt_embeds is None else negative_prompt_embeds),
+        )
+        num = request.num_videos_per_prompt
+        rng = Rng.of(generator, batch * num)
+        pixels = pictures(image, request.height, request.width, request.fit)
+        if not request.needs_negative and (request.negative_prompt or negative_prompt_embeds is not None):
+            self._say("W-NEGATIVE-UNUSED", "The negative prompt is not read: guidance is off at a scale of 1 or less.")
+        for message in pia_warnings(solver):
+            code, _, text = message.removeprefix("[").partition("] ")
+            self._say(code, text)
+        memory = self._prepare_run()
+
+        embeds = self.encode_prompt(
+            prompts if prompt_embeds is None else None,
+            do_classifier_free_guidance=request.needs_negative,
+            negative_prompt=negatives if negative_prompt_embeds is None else None,
+            prompt_embeds=prompt_embeds,
+            negative_prompt_embeds=negative_prompt_embeds,
+            clip_skip=request.clip_skip,
+        )
+        positive, negative = (None if rows is None else broadcast(rows, batch, num) for rows in embeds)
+        given = Given(pixels, Prompts(positive, negative), latents)
+        return generate(Parts(self.vae, self.unet, solver, memory), request, given, rng, on_step)
+
+    def _usable_eta(self, eta: float) -> float:
+        """Zero, with a word about it, for solvers that have no such noise: documented as ignored."""
+        if eta and not self.scheduler.solver.uses_eta:
+            self._say("W-ETA-IGNORED", f"eta={eta} has no meaning for {type(self.scheduler).__name__}; it is ignored.")
+            return 0.0
+        return eta
 
     def _called_back(self, callback: Any, names: Sequence[str], state: State, steps: Tensor) -> State:
         """Show a state to a callback in diffusers' form, and read back what it changed."""
