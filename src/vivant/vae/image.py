@@ -72,7 +72,7 @@ class DiagonalGaussian:
         parameters: mean and log variance, one after the other along the channels.
     """
 
-    parameters: Float[Tensor, "b 2*c h w"]
+    parameters: Float[Tensor, "b d h w"]
 
     @property
     def mean(self) -> Float[Tensor, "b c h w"]:

@@ -6,6 +6,8 @@ small picture whose weights are sums of the original ones. That is 4/9 of the mu
 memory traffic, for the same numbers.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -39,11 +41,11 @@ class Upsample(nn.Module):
             self._known = (weight, state, sum_phases(weight))
         return self._known[2]
 
-    def _apply(self, *args, **kwargs):
+    def _apply(self, *args: Any, **kwargs: Any) -> "Upsample":
         self._known = None  # casting to and fro may end at the same address with other values
         return super()._apply(*args, **kwargs)
 
-    def __getstate__(self):
+    def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_known": None}  # copies and pickles carry the weight only
 
 
