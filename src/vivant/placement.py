@@ -4,6 +4,7 @@ Beside `attention.py` this is the only file that names kinds of devices. Facts a
 `machine`; every decision is a pure function of them.
 """
 
+import sys
 from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -187,3 +188,15 @@ def active(module: M, policy: MemoryPolicy, mover: Mover = _move) -> Generator[M
         yield module
     finally:
         mover(module, "cpu")
+
+
+def peak_memory(device: str) -> int | None:
+    """The most bytes held so far: by torch on an accelerator, else by this process; None where nobody can say."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        import resource
+    except ImportError:  # not on Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
