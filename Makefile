@@ -5,7 +5,7 @@ PIP_ARGS ?=
 
 BIN = .venv/bin
 PYTEST = HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
-HOOK = --jaxtyping-packages=vivant,beartype.beartype
+HOOK = --jaxtyping-packages=vivant,checker.checked
 STAMP = .venv/installed
 
 .PHONY: setup test test-slow check format demo bench clean
