@@ -5,7 +5,7 @@ are those of diffusers. A subclass names its solver and has the `step` arguments
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -14,7 +14,7 @@ from torch import Generator, Tensor
 from vivant.config import Config
 from vivant.errors import InputError
 from vivant.rng import Rng
-from vivant.schedulers.base import SCHEDULERS, Scheduler, SchedulerOutput
+from vivant.schedulers.base import SCHEDULERS, S, Scheduler, SchedulerOutput
 from vivant.solvers.ddim import DDIM
 from vivant.solvers.ddpm import DDPM
 from vivant.solvers.dpm import DPMSolver
@@ -55,7 +55,7 @@ def _never() -> Tensor:
 def _step_with_noise(
     self: Scheduler,
     model_output: Float[Tensor, "*shape"],
-    timestep: float | Tensor,
+    timestep: int | float | Tensor,
     sample: Float[Tensor, "*shape"],
     generator: Generator | list[Generator] | None = None,
     return_dict: bool = True,
@@ -67,7 +67,7 @@ def _step_with_noise(
 def _step_without_noise(
     self: Scheduler,
     model_output: Float[Tensor, "*shape"],
-    timestep: float | Tensor,
+    timestep: int | float | Tensor,
     sample: Float[Tensor, "*shape"],
     return_dict: bool = True,
 ) -> SchedulerOutput | tuple[Tensor, ...]:
@@ -84,7 +84,7 @@ class DDIMScheduler(Scheduler):
     def step(
         self,
         model_output: Float[Tensor, "*shape"],
-        timestep: float | Tensor,
+        timestep: int | float | Tensor,
         sample: Float[Tensor, "*shape"],
         eta: float = 0.0,
         use_clipped_model_output: bool = False,
@@ -155,7 +155,7 @@ class EulerDiscreteScheduler(Scheduler):
     def step(
         self,
         model_output: Float[Tensor, "*shape"],
-        timestep: float | Tensor,
+        timestep: int | float | Tensor,
         sample: Float[Tensor, "*shape"],
         s_churn: float = 0.0,
         s_tmin: float = 0.0,
@@ -179,7 +179,7 @@ class LMSDiscreteScheduler(Scheduler):
     def step(
         self,
         model_output: Float[Tensor, "*shape"],
-        timestep: float | Tensor,
+        timestep: int | float | Tensor,
         sample: Float[Tensor, "*shape"],
         order: int = 4,
         return_dict: bool = True,
@@ -201,7 +201,7 @@ class DPMSolverMultistepScheduler(Scheduler):
     def step(
         self,
         model_output: Float[Tensor, "*shape"],
-        timestep: float | Tensor,
+        timestep: int | float | Tensor,
         sample: Float[Tensor, "*shape"],
         generator: Generator | list[Generator] | None = None,
         variance_noise: Tensor | None = None,
@@ -220,7 +220,7 @@ class UnknownScheduler(Scheduler):
         self._forget()
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any], **changes: Any) -> Self:
+    def from_config(cls: type[S], config: Any, **changes: Any) -> S:
         """Keep the whole configuration."""
         return cls(**{**config, **changes})
 

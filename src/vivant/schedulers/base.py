@@ -5,7 +5,7 @@ import operator
 from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple, SupportsIndex, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -17,6 +17,8 @@ from vivant.solvers.schedule import Solver, Step, betas, scalars
 from vivant.solvers.sigmas import at_timesteps, sigma_table
 
 CONFIG_NAME = "scheduler_config.json"
+
+S = TypeVar("S", bound="Scheduler")
 
 
 class SchedulerOutput(NamedTuple):
@@ -97,7 +99,7 @@ class Scheduler:
         return self._config
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any], **changes: Any) -> Self:
+    def from_config(cls: type[S], config: Any, **changes: Any) -> S:
         """Build from the configuration of this or any other scheduler, ours or diffusers'.
 
         Fields that the other scheduler had left at its defaults take the defaults of this one. Fields that this one
@@ -131,7 +133,7 @@ class Scheduler:
 
     @classmethod
     def from_pretrained(
-        cls,
+        cls: type[S],
         pretrained_model_name_or_path: str | Path,
         subfolder: str | None = None,
         *,
@@ -140,7 +142,7 @@ class Scheduler:
         local_files_only: bool = False,
         token: str | bool | None = None,
         **changes: Any,
-    ) -> Self:
+    ) -> S:
         """Read scheduler_config.json from a folder or a hub repository; `changes` as in `from_config`.
 
         Raises:
@@ -191,10 +193,10 @@ class Scheduler:
 
     def set_timesteps(
         self,
-        num_inference_steps: int | None = None,
+        num_inference_steps: SupportsIndex | None = None,
         device: str | torch.device | None = None,
-        timesteps: Iterable[float] | None = None,
-        sigmas: Iterable[float] | None = None,
+        timesteps: Iterable[Any] | None = None,
+        sigmas: Iterable[Any] | None = None,
     ) -> None:
         """Make the schedule of a run and forget the last run; give exactly one of a number, timesteps and sigmas.
 
@@ -241,7 +243,7 @@ class Scheduler:
             )
         return self._schedule
 
-    def _find(self, timestep: float | Tensor) -> int | None:
+    def _find(self, timestep: int | float | Tensor) -> int | None:
         """Where a timestep is in the schedule.
 
         Of equal ones the second, so that a run that begins there misses nothing (the first of two is the end of a
@@ -251,12 +253,12 @@ class Scheduler:
         found = [i for i, step in enumerate(self._steps()) if step.t == value]
         return (0 if 0 in found else found[min(1, len(found) - 1)]) if found else None
 
-    def _is_index(self, timestep: float | Tensor) -> bool:
+    def _is_index(self, timestep: int | float | Tensor) -> bool:
         """A whole number where timesteps are fractions: somebody passed the index of the loop."""
         whole = not (timestep.is_floating_point() if isinstance(timestep, Tensor) else isinstance(timestep, float))
         return whole and isinstance(self._steps()[0].t, float)
 
-    def _current(self, timestep: float | Tensor | None) -> int:
+    def _current(self, timestep: int | float | Tensor | None) -> int:
         """The index of the step that is due."""
         steps = self._steps()
         if self.step_index is None or self.memoryless:
@@ -283,7 +285,7 @@ class Scheduler:
     # ---------------------------------------------------------------------------------------------------- sampling
 
     def scale_model_input(
-        self, sample: Float[Tensor, "*shape"], timestep: float | Tensor | None = None
+        self, sample: Float[Tensor, "*shape"], timestep: int | float | Tensor | None = None
     ) -> Float[Tensor, "*shape"]:
         """The state as the network sees it."""
         if not self.exploding:
@@ -293,7 +295,7 @@ class Scheduler:
     def advance(
         self,
         output: Tensor,
-        timestep: float | Tensor,
+        timestep: int | float | Tensor,
         sample: Tensor,
         return_dict: bool,
         noise: Callable[[], Tensor],
@@ -329,7 +331,7 @@ class Scheduler:
         alpha, sigma = (original_samples.new_tensor(column).reshape(shape) for column in zip(*pairs, strict=True))
         return alpha * original_samples + sigma * noise
 
-    def _factors(self, t: float) -> tuple[float, float]:
+    def _factors(self, t: int | float) -> tuple[float, float]:
         """alpha and sigma at a timestep."""
         index = self._find(t) if self._schedule else None
         if index is not None:

@@ -18,6 +18,7 @@ from vivant.solvers.schedule import (
     Betas,
     Carry,
     Noise,
+    Numbers,
     Prediction,
     Spacing,
     Step,
@@ -82,8 +83,8 @@ class DDIM:
         self,
         num_steps: int | None = None,
         *,
-        timesteps: Sequence[float] | None = None,
-        sigmas: Sequence[float] | None = None,
+        timesteps: Numbers | None = None,
+        sigmas: Numbers | None = None,
     ) -> tuple[DDIMStep, ...]:
         """The steps of a run; custom timesteps lead from each to the next, and from the last to the clean sample."""
         check_choice(num_steps, timesteps, sigmas)

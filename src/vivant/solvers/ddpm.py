@@ -17,6 +17,7 @@ from vivant.solvers.schedule import (
     Betas,
     Carry,
     Noise,
+    Numbers,
     Prediction,
     Spacing,
     Step,
@@ -82,8 +83,8 @@ class DDPM:
         self,
         num_steps: int | None = None,
         *,
-        timesteps: Sequence[float] | None = None,
-        sigmas: Sequence[float] | None = None,
+        timesteps: Numbers | None = None,
+        sigmas: Numbers | None = None,
     ) -> tuple[DDPMStep, ...]:
         """The steps of a run; each leads to the next timestep, the last to the clean sample."""
         check_choice(num_steps, timesteps, sigmas)

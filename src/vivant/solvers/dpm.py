@@ -25,6 +25,7 @@ from vivant.solvers.schedule import (
     Betas,
     Carry,
     Noise,
+    Numbers,
     Prediction,
     Spacing,
     Step,
@@ -128,8 +129,8 @@ class DPMSolver:
         self,
         num_steps: int | None = None,
         *,
-        timesteps: Sequence[float] | None = None,
-        sigmas: Sequence[float] | None = None,
+        timesteps: Numbers | None = None,
+        sigmas: Numbers | None = None,
     ) -> tuple[DPMStep, ...]:
         """The steps of a run."""
         check_choice(num_steps, timesteps, sigmas)
@@ -137,7 +138,7 @@ class DPMSolver:
         told, levels = self._track(num_steps, timesteps)
         return tuple(self._step(i, int(t), levels) for i, t in enumerate(told))
 
-    def _track(self, num_steps: int | None, timesteps: Sequence[float] | None) -> Track:
+    def _track(self, num_steps: int | None, timesteps: Numbers | None) -> Track:
         """Timesteps and levels. Karras sigmas have their nearest timesteps, where several may coincide."""
         abar = self.signal
         table = sigma_table(abar)
@@ -153,7 +154,7 @@ class DPMSolver:
         final = 0.0 if self.final_sigmas_type == "zero" else float(table[0])
         return Track(told.astype(np.int64), with_final(levels, final))
 
-    def _told(self, abar: Tensor, num_steps: int | None, timesteps: Sequence[float] | None) -> np.ndarray:
+    def _told(self, abar: Tensor, num_steps: int | None, timesteps: Numbers | None) -> np.ndarray:
         """Evenly spaced or custom timesteps; `lambda_min_clipped` cuts off the noisiest ones."""
         if timesteps is not None:
             return whole_timesteps(timesteps, self.num_train_timesteps)

@@ -16,6 +16,7 @@ from vivant.solvers.schedule import (
     Betas,
     Carry,
     Noise,
+    Numbers,
     Prediction,
     Spacing,
     Step,
@@ -82,8 +83,8 @@ class Euler:
         self,
         num_steps: int | None = None,
         *,
-        timesteps: Sequence[float] | None = None,
-        sigmas: Sequence[float] | None = None,
+        timesteps: Numbers | None = None,
+        sigmas: Numbers | None = None,
     ) -> tuple[EulerStep, ...]:
         """The steps of a run. Custom timesteps may be fractions; custom sigmas include the final one."""
         told, levels = euler_track(
@@ -173,8 +174,8 @@ class EulerAncestral:
         self,
         num_steps: int | None = None,
         *,
-        timesteps: Sequence[float] | None = None,
-        sigmas: Sequence[float] | None = None,
+        timesteps: Numbers | None = None,
+        sigmas: Numbers | None = None,
     ) -> tuple[AncestralStep, ...]:
         """The steps of a run. Custom timesteps may be fractions; custom sigmas include the final one."""
         told, levels = euler_track(self, self.signal, num_steps=num_steps, timesteps=timesteps, sigmas=sigmas)

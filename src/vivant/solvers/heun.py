@@ -18,6 +18,7 @@ from vivant.solvers.schedule import (
     Betas,
     Carry,
     Noise,
+    Numbers,
     Prediction,
     Spacing,
     Step,
@@ -69,8 +70,8 @@ class Heun:
         self,
         num_steps: int | None = None,
         *,
-        timesteps: Sequence[float] | None = None,
-        sigmas: Sequence[float] | None = None,
+        timesteps: Numbers | None = None,
+        sigmas: Numbers | None = None,
     ) -> tuple[HeunStep, ...]:
         """2 N - 1 steps for `num_steps` N; custom timesteps or sigmas name each level once."""
         told, levels = euler_track(

@@ -22,6 +22,7 @@ from vivant.solvers.schedule import (
     Betas,
     Carry,
     Noise,
+    Numbers,
     Prediction,
     Spacing,
     Step,
@@ -93,8 +94,8 @@ class LCM:
         self,
         num_steps: int | None = None,
         *,
-        timesteps: Sequence[float] | None = None,
-        sigmas: Sequence[float] | None = None,
+        timesteps: Numbers | None = None,
+        sigmas: Numbers | None = None,
     ) -> tuple[LCMStep, ...]:
         """The steps of a run. Custom timesteps off the distilled ones are taken with a warning, W-SOLVER-LCM."""
         check_choice(num_steps, timesteps, sigmas)

@@ -21,6 +21,7 @@ from vivant.solvers.schedule import (
     Betas,
     Carry,
     Noise,
+    Numbers,
     Prediction,
     Spacing,
     Step,
@@ -71,8 +72,8 @@ class LMS:
         self,
         num_steps: int | None = None,
         *,
-        timesteps: Sequence[float] | None = None,
-        sigmas: Sequence[float] | None = None,
+        timesteps: Numbers | None = None,
+        sigmas: Numbers | None = None,
     ) -> tuple[LMSStep, ...]:
         """The steps of a run. Custom timesteps may be fractions; custom sigmas include the final one."""
         told, levels = euler_track(
@@ -134,7 +135,7 @@ def lms_weights(sigmas: np.ndarray, order: int) -> tuple[float, ...]:
     nodes, middle, half = before[::-1], (before[-1] + end) / 2, (end - before[-1]) / 2
 
     def basis(k: int, tau: float) -> float:
-        return prod((tau - node) / (nodes[k] - node) for j, node in enumerate(nodes) if j != k)
+        return prod(((tau - node) / (nodes[k] - node) for j, node in enumerate(nodes) if j != k), start=1.0)
 
     spots = middle - half / 3**0.5, middle + half / 3**0.5
     return tuple(half * sum(basis(k, tau) for tau in spots) for k in range(order))

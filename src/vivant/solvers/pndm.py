@@ -23,6 +23,7 @@ from vivant.solvers.schedule import (
     Betas,
     Carry,
     Noise,
+    Numbers,
     Spacing,
     Step,
     Update,
@@ -101,8 +102,8 @@ class PNDM:
         self,
         num_steps: int | None = None,
         *,
-        timesteps: Sequence[float] | None = None,
-        sigmas: Sequence[float] | None = None,
+        timesteps: Numbers | None = None,
+        sigmas: Numbers | None = None,
     ) -> tuple[PNDMStep, ...]:
         """N + 1 steps for `num_steps` N with `skip_prk_steps`, N + 9 without (then N is at least 4)."""
         check_choice(num_steps, timesteps, sigmas)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import cos, pi
-from typing import Any, ClassVar, Literal, NamedTuple, Protocol, get_args
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, get_args, runtime_checkable
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ Spacing = Literal["leading", "linspace", "trailing"]
 BETAS, PREDICTIONS, SPACINGS = get_args(Betas), get_args(Prediction), get_args(Spacing)
 
 Noise = Callable[[], Tensor]
+Numbers = Sequence[int | float]
 Carry = tuple[Any, ...] | None
 
 
@@ -69,6 +70,7 @@ class Update(NamedTuple):
     carry: Carry
 
 
+@runtime_checkable
 class Solver(Protocol):
     """What the sampling loop needs. A solver is frozen; its fields are those of the scheduler_config.json.
 
@@ -91,8 +93,8 @@ class Solver(Protocol):
         self,
         num_steps: int | None = None,
         *,
-        timesteps: Sequence[float] | None = None,
-        sigmas: Sequence[float] | None = None,
+        timesteps: Numbers | None = None,
+        sigmas: Numbers | None = None,
     ) -> tuple[Step, ...]:
         """The steps of a run, noisiest first. Any slice of it is a schedule too, begun with `carry` None."""
         ...
@@ -131,6 +133,7 @@ def diffuse(x0: Float[Tensor, "*shape"], noise: Float[Tensor, "*shape"], step: S
 # ------------------------------------------------------------------------------------------- the noise schedule
 
 
+@runtime_checkable
 class NoiseSchedule(Protocol):
     """The fields that name a noise schedule."""
 
@@ -208,7 +211,7 @@ def alphas_cumprod(of: NoiseSchedule, *, zero_snr: bool = False, floor: bool = F
 # ------------------------------------------------------------------------------------------------ discretisation
 
 
-def check_choice(num_steps: int | None, timesteps: Sequence[float] | None, sigmas: Sequence[float] | None) -> None:
+def check_choice(num_steps: int | None, timesteps: Numbers | None, sigmas: Numbers | None) -> None:
     """A schedule is asked for by exactly one of a number of steps, timesteps and sigmas.
 
     Raises:
@@ -226,7 +229,7 @@ def check_choice(num_steps: int | None, timesteps: Sequence[float] | None, sigma
         )
 
 
-def refuse_custom(solver: object, **given: Sequence[float] | None) -> None:
+def refuse_custom(solver: object, **given: Numbers | None) -> None:
     """Refuse a kind of custom schedule that a solver has no meaning for.
 
     Raises:
@@ -320,7 +323,7 @@ def spaced(
     return values
 
 
-def checked_timesteps(timesteps: Sequence[float], num_train: int) -> np.ndarray:
+def checked_timesteps(timesteps: Numbers, num_train: int) -> np.ndarray:
     """Custom timesteps as float64, noisiest first.
 
     Raises:
@@ -338,7 +341,7 @@ def checked_timesteps(timesteps: Sequence[float], num_train: int) -> np.ndarray:
     return values
 
 
-def whole_timesteps(timesteps: Sequence[float], num_train: int) -> np.ndarray:
+def whole_timesteps(timesteps: Numbers, num_train: int) -> np.ndarray:
     """Custom timesteps of a solver that knows only those of the training, as int64.
 
     Raises:
@@ -408,6 +411,7 @@ def to_eps(
     return alpha * output + sigma * x
 
 
+@runtime_checkable
 class Clipping(Protocol):
     """The fields that say how a predicted clean sample is kept in range."""
 

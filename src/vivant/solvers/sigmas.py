@@ -5,7 +5,7 @@ variance-preserving state but choose their steps by the same sigma.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vivant.errors import InputError
-from vivant.solvers.schedule import Prediction, Spacing, Step, check_choice, checked_timesteps, spaced
+from vivant.solvers.schedule import Numbers, Prediction, Spacing, Step, check_choice, checked_timesteps, spaced
 
 RHO = 7.0
 
@@ -25,6 +25,7 @@ class Track(NamedTuple):
     sigmas: Float[Tensor, " n_plus_1"]
 
 
+@runtime_checkable
 class SigmaSolver(Protocol):
     """The fields by which every solver of the Euler family spaces its steps."""
 
@@ -70,8 +71,8 @@ def euler_track(
     abar: Float[Tensor, " t"],
     *,
     num_steps: int | None,
-    timesteps: Sequence[float] | None,
-    sigmas: Sequence[float] | None,
+    timesteps: Numbers | None,
+    sigmas: Numbers | None,
     use_karras: bool = False,
     sigma_min: float | None = None,
     sigma_max: float | None = None,
@@ -110,7 +111,7 @@ def euler_track(
     return Track(told, with_final(levels, float(table[0]) if end_on_sigma_min else 0.0))
 
 
-def _checked_sigmas(sigmas: Sequence[float]) -> np.ndarray:
+def _checked_sigmas(sigmas: Numbers) -> np.ndarray:
     """Custom sigmas as float32."""
     values = np.asarray([float(s) for s in sigmas], dtype=np.float32)
     if len(values) < 2 or not np.isfinite(values).all() or (np.diff(values) >= 0).any() or values[-1] < 0:

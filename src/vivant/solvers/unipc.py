@@ -23,6 +23,7 @@ from vivant.solvers.schedule import (
     Betas,
     Carry,
     Noise,
+    Numbers,
     Prediction,
     Spacing,
     Step,
@@ -133,8 +134,8 @@ class UniPC:
         self,
         num_steps: int | None = None,
         *,
-        timesteps: Sequence[float] | None = None,
-        sigmas: Sequence[float] | None = None,
+        timesteps: Numbers | None = None,
+        sigmas: Numbers | None = None,
     ) -> tuple[UniPCStep, ...]:
         """The steps of a run."""
         check_choice(num_steps, timesteps, sigmas)

@@ -1,0 +1,165 @@
+"""What every solver must do whatever its options: a network that knows the noise leads to the clean sample."""
+
+import itertools
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tiny import noise
+from vivant.schedulers import SCHEDULERS
+from vivant.solvers.ddim import DDIM
+from vivant.solvers.ddpm import DDPM
+from vivant.solvers.dpm import DPMSolver
+from vivant.solvers.euler import Euler, EulerAncestral
+from vivant.solvers.heun import Heun
+from vivant.solvers.lcm import LCM
+from vivant.solvers.lms import LMS
+from vivant.solvers.pndm import PNDM
+from vivant.solvers.schedule import BETAS, PREDICTIONS, SPACINGS, threshold, zero_terminal_snr
+from vivant.solvers.sigmas import at_timesteps, karras, sigma_table, to_timesteps
+from vivant.solvers.unipc import UniPC
+
+SHAPE = (2, 4, 3, 5, 6)
+X0, EPS = noise(*SHAPE, seed=1), noise(*SHAPE, seed=2)
+RANGE = {"beta_start": 0.00085, "beta_end": 0.012}
+
+
+def no_noise():
+    raise AssertionError("a deterministic solver drew noise")
+
+
+def distance(x: torch.Tensor, target: torch.Tensor) -> float:
+    return float((x - target).norm() / target.norm())
+
+
+# Deterministic solvers whose steps connect: each leads to the level of the next. DDIM and PNDM do so with leading
+# spacing (see their `parity` marks); the others with all.
+EVERYWHERE = {"timestep_spacing": st.sampled_from(SPACINGS), "beta_schedule": st.sampled_from(BETAS[:2])}
+LEADING = {"timestep_spacing": st.just("leading"), "beta_schedule": st.sampled_from(BETAS)}
+KARRAS = {"use_karras_sigmas": st.booleans()}
+FINAL = {"final_sigmas_type": st.just("zero"), "lower_order_final": st.booleans(), "solver_order": st.integers(1, 3)}
+DETERMINISTIC = {
+    DDIM: {**LEADING, "clip_sample": st.just(False), "steps_offset": st.integers(0, 1)},
+    Euler: {**EVERYWHERE, **KARRAS},
+    Heun: {**EVERYWHERE, **KARRAS},
+    LMS: {**EVERYWHERE, **KARRAS},
+    PNDM: {**LEADING, "skip_prk_steps": st.booleans(), "set_alpha_to_one": st.just(True)},
+    DPMSolver: {**EVERYWHERE, **KARRAS, **FINAL, "solver_type": st.sampled_from(["midpoint", "heun"])},
+    UniPC: {**EVERYWHERE, **KARRAS, **FINAL, "solver_type": st.sampled_from(["bh1", "bh2"])},
+}
+
+
+@pytest.mark.parametrize("kind", DETERMINISTIC, ids=lambda kind: kind.__name__)
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(data=st.data())
+def test_the_true_noise_leads_along_a_straight_line_to_the_clean_sample(kind, data):
+    """From any start, in any slice: every state on the way is the clean sample with that noise."""
+    options = data.draw(st.fixed_dictionaries(DETERMINISTIC[kind]))
+    solver: Any = kind(**RANGE, **options)
+    # PNDM's Runge-Kutta start halves the stride, which has to be even.
+    num_steps = data.draw(st.sampled_from([4, 5, 10, 20, 50]) if kind is PNDM else st.integers(2, 30))
+    schedule = solver.schedule(num_steps)
+    start = data.draw(st.integers(0, len(schedule) - 1))
+    x, carry = solver.add_noise(X0, EPS, schedule[start]), None
+    for step in schedule[start:]:
+        state = step.alpha * X0 + step.sigma * EPS
+        assert distance(x, state) < 2e-5, f"off the line at step {step.index} of {len(schedule)}"
+        x, x0, carry = solver.step(EPS, step, x, carry, no_noise)
+        assert distance(x0, X0) < 2e-3  # (x - sigma eps) / alpha magnifies rounding where there is little signal
+    assert distance(x, X0) < 2e-5
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize(
+    "solver",
+    [
+        DDIM(clip_sample=False, **RANGE),
+        DDPM(clip_sample=False, **RANGE),
+        DDPM(clip_sample=False, timestep_spacing="trailing", **RANGE),
+        EulerAncestral(**RANGE),
+        EulerAncestral(timestep_spacing="leading", **RANGE),
+        LCM(timestep_scaling=1000.0),
+        DPMSolver(algorithm_type="sde-dpmsolver++", **RANGE),
+        DPMSolver(algorithm_type="sde-dpmsolver++", solver_order=3, use_karras_sigmas=True, **RANGE),
+    ],
+    ids=lambda solver: f"{type(solver).__name__}-{solver.timestep_spacing}",
+)
+def test_a_network_that_knows_the_answer_leads_to_it_through_fresh_noise(solver, prediction):
+    """Stochastic solvers: whatever noise is in the state, the network tells it apart from the sample."""
+    from dataclasses import replace
+
+    solver = replace(solver, prediction_type=prediction)
+    schedule = solver.schedule(8)
+    generator, draws = torch.Generator().manual_seed(0), []
+
+    def draw():
+        draws.append(torch.randn(SHAPE, generator=generator))
+        return draws[-1]
+
+    x, carry = EPS * solver.init_sigma(schedule), None
+    for step in schedule:
+        eps = (x - step.alpha * X0) / step.sigma
+        # Velocity belongs to the variance-preserving state, into which the others are scaled by their level.
+        alpha, sigma = 1 / (1 + step.level**2) ** 0.5, step.level / (1 + step.level**2) ** 0.5
+        output = {"epsilon": eps, "sample": X0, "v_prediction": alpha * eps - sigma * X0}[prediction]
+        x, x0, carry = solver.step(output, step, x, carry, draw, eta=1.0 if solver.uses_eta else 0.0)
+        assert distance(x0, X0) < 1e-3
+    assert draws, "a stochastic solver drew nothing"
+    assert distance(x, X0) < 1e-3
+
+
+@pytest.mark.parametrize("kind", [k.solver_class for k in SCHEDULERS.values()], ids=lambda kind: kind.__name__)
+@settings(max_examples=20, deadline=None, derandomize=True)
+@given(num_steps=st.integers(4, 50), spacing=st.sampled_from(SPACINGS), offset=st.integers(0, 1))
+def test_schedules_fall_within_the_training(kind, num_steps, spacing, offset):
+    """Timesteps fall strictly (Heun and PNDM repeat some), levels too, indices count, and scalars are finite."""
+    solver = kind(timestep_spacing=spacing, steps_offset=offset, **RANGE)
+    schedule = solver.schedule(num_steps)
+    told, levels = [step.t for step in schedule], [step.level for step in schedule]
+    assert [step.index for step in schedule] == list(range(len(schedule)))
+    assert all(0 <= t <= 999 for t in told)
+    assert all(step.level_next <= step.level for step in schedule)
+    if kind is not PNDM:  # Runge-Kutta goes back and forth
+        pairs = list(itertools.pairwise(zip(told, levels, strict=True)))
+        assert all(a > b or (a == b and kind is Heun) for a, b in pairs)
+    assert all(abs(step.norm**2 - step.alpha**2 - step.sigma**2) < 1e-3 * step.norm**2 for step in schedule)
+    assert hash(solver) == hash(kind(timestep_spacing=spacing, steps_offset=offset, **RANGE))
+
+
+@settings(max_examples=50, deadline=None, derandomize=True)
+@given(low=st.floats(0.03, 1.0), high=st.floats(2.0, 20.0), count=st.integers(2, 60))
+def test_karras_sigmas_fall_between_their_ends(low, high, count):
+    sigmas = karras(high, low, count)
+    assert sigmas[0] == pytest.approx(high)
+    assert sigmas[-1] == pytest.approx(low)
+    assert (sigmas[1:] < sigmas[:-1]).all()
+
+
+@settings(max_examples=50, deadline=None, derandomize=True)
+@given(t=st.lists(st.integers(0, 999), min_size=1, max_size=9), betas=st.sampled_from(BETAS[:2]))
+def test_sigmas_and_timesteps_are_each_others_inverse(t, betas):
+    table = sigma_table(Euler(beta_schedule=betas, **RANGE).signal)
+    wanted = torch.tensor(t, dtype=torch.float64).numpy()
+    assert abs(to_timesteps(table, at_timesteps(table, wanted)) - wanted).max() < 0.01
+
+
+@settings(max_examples=30, deadline=None, derandomize=True)
+@given(start=st.floats(1e-5, 1e-2), end=st.floats(0.011, 0.1), num=st.integers(20, 1000))
+def test_zero_terminal_snr_ends_in_pure_noise_and_keeps_the_first_level(start, end, num):
+    plain = DDIM(beta_start=start, beta_end=end, num_train_timesteps=num)
+    rescaled = DDIM(beta_start=start, beta_end=end, num_train_timesteps=num, rescale_betas_zero_snr=True)
+    assert rescaled.signal[-1] == 0.0
+    assert rescaled.signal[0].item() == pytest.approx(plain.signal[0].item(), rel=1e-5)
+    assert (rescaled.signal[1:] <= rescaled.signal[:-1]).all()
+    assert (zero_terminal_snr(torch.linspace(start, end, num)) <= 1).all()
+
+
+@settings(max_examples=30, deadline=None, derandomize=True)
+@given(scale=st.floats(0.1, 20.0), ratio=st.floats(0.5, 1.0), limit=st.floats(1.0, 5.0))
+def test_thresholding_leaves_samples_within_one(scale, ratio, limit):
+    x = threshold(X0 * scale, ratio, limit)
+    assert x.abs().max() <= 1.0
+    assert torch.equal(threshold(X0[1:] * scale, ratio, limit), x[1:]), "one sample changed another"
