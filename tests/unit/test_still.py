@@ -317,6 +317,11 @@ def test_truncated(kind, share):
     assert caught.value.code == "E-IMAGE-TRUNCATED" or kind == "JPEG2000"
 
 
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF"])
+def test_a_header_cut_short_is_called_damaged_and_not_foreign(kind):
+    refused(encoded(PICTURE, kind)[:14], "E-IMAGE-TRUNCATED")
+
+
 def test_a_damaged_chunk_is_refused():
     broken = bytearray(encoded(Image.fromarray(data.astronaut()[:128, :160])))
     broken[len(broken) // 2] ^= 0xFF
