@@ -178,6 +178,13 @@ def test_keywords_that_would_be_ignored(base, keyword, value, code):
     assert error.value.code == code
 
 
+def test_the_base_class_itself_loads_nothing(base, pipe):
+    with pytest.raises(InputError, match=r"E-PIPELINE-BASE.*PIAPipeline"):
+        DiffusionPipeline.from_pretrained(base)
+    with pytest.raises(InputError, match="E-PIPELINE-BASE"):
+        DiffusionPipeline.from_pipe(pipe)
+
+
 def test_the_nearest_keyword_is_named(base):
     with pytest.raises(InputError, match=r"Did you mean unet\?"):
         StableDiffusionPipeline.from_pretrained(base, unett=None)

@@ -110,7 +110,8 @@ class DiffusionPipeline:
 
         Raises:
             LoadError: what is missing, unreadable or of another kind.
-            InputError: E-ARG-UNKNOWN or E-ARG-VALUE for keywords that would be ignored.
+            InputError: E-ARG-UNKNOWN or E-ARG-VALUE for keywords that would be ignored, E-PIPELINE-BASE when this base
+                class itself is asked.
         """
         declared = declared_by(cls)
         dtype = pick_dtype(torch_dtype, dtype)

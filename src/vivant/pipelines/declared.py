@@ -41,8 +41,19 @@ def declared_by(pipeline: type) -> Declared:
 
 
 def check_keywords(cls: type, given: Mapping[str, Any]) -> None:
-    """Refuse by name whatever would be ignored."""
+    """Refuse by name whatever would be ignored; the base class itself would ignore everything.
+
+    Raises:
+        InputError: E-PIPELINE-BASE, E-ARG-UNKNOWN or E-ARG-VALUE.
+    """
     declared = declared_by(cls)
+    if not declared.components:
+        raise InputError(
+            "E-PIPELINE-BASE",
+            f"{cls.__name__} has no components of its own.",
+            "",
+            "Use a pipeline such as PIAPipeline.",
+        )
     known = (*declared.components, *declared.options)
     for name, value in given.items():
         if name in known:
