@@ -73,8 +73,8 @@ def choose(facts: Facts) -> Kernel:
 
 
 def attend(
-    q: Float[Tensor, "b n h*d"], k: Float[Tensor, "b m h*d"], v: Float[Tensor, "b m h*d"], num_heads: int
-) -> Float[Tensor, "b n h*d"]:
+    q: Float[Tensor, "b n hd"], k: Float[Tensor, "b m hd"], v: Float[Tensor, "b m hd"], num_heads: int
+) -> Float[Tensor, "b n hd"]:
     """Multi-head attention on tokens with the heads side by side in the channel axis, softmax scale 1/sqrt(d)."""
     facts = Facts(q.device.type, q.dtype, q.shape[0], q.shape[1], k.shape[1])
     return choose(facts).run(q, k, v, num_heads)

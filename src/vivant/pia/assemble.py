@@ -57,7 +57,7 @@ def assemble(
             E-NUMERICS when an assembled network computes otherwise than asked.
     """
     if isinstance(unet, UNetMotionModel):
-        _check_sees_picture(unet.settings.in_channels)
+        check_sees_picture(unet.settings.in_channels)
         if numerics is not None and numerics != unet.numerics:
             raise InputError(
                 "E-NUMERICS",
@@ -73,11 +73,12 @@ def assemble(
             "A base alone draws single pictures.",
             'Pass motion_adapter=MotionAdapter.from_pretrained("openmmlab/PIA-condition-adapter").',
         )
-    _check_sees_picture(adapter.settings.conv_in_channels)
+    check_sees_picture(adapter.settings.conv_in_channels)
     return UNetMotionModel.from_unet2d(unet, adapter, numerics=numerics or "diffusers")
 
 
-def _check_sees_picture(channels: int | None) -> None:
+def check_sees_picture(channels: int | None) -> None:
+    """Refuse (E-ADAPTER-NOT-PIA) motion modules whose input has no place for a picture."""
     if channels != 9:
         raise InputError(
             "E-ADAPTER-NOT-PIA",

@@ -1,7 +1,7 @@
 """What PIA looks at and what does not change between steps: pictures, mask, prompts."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import torch
@@ -121,6 +121,8 @@ def join_prompts(prompts: Prompts, num_frames: int) -> Float[Tensor, "n m d"]:
 def split_prompts(embeds: Float[Tensor, "n m d"], batch: int, num_frames: int) -> Prompts:
     """The inverse of `join_prompts`; the negative half and the repetition over frames may be missing.
 
+    Rows that are the same for every frame of a clip become one row again, which is cheaper to read.
+
     Raises:
         InputError: E-PROMPT-EMBEDS-SHAPE when the number of rows fits nothing.
     """
@@ -134,10 +136,33 @@ def split_prompts(embeds: Float[Tensor, "n m d"], batch: int, num_frames: int) -
             "",
             f"Give {batch} or {2 * batch} rows (negative first), or as many for every frame.",
         )
+    if per_frame:
+        frames = rearrange(embeds, "(b f) m d -> b f m d", f=num_frames)
+        if (frames == frames[:, :1]).all():
+            embeds, per_frame = frames[:, 0], False
     if clips == batch:
         return Prompts(embeds, None, per_frame)
     negative, positive = embeds.chunk(2)
     return Prompts(positive, negative, per_frame)
+
+
+def exchange_negative(prompts: Prompts, negative: Float[Tensor, "n m d"], num_frames: int) -> Prompts:
+    """The same prompts with another negative one: a row for each clip, or for each row of the positive prompts.
+
+    Raises:
+        InputError: E-PROMPT-EMBEDS-SHAPE when the rows fit neither.
+    """
+    rows = prompts.positive.shape[0]
+    if prompts.per_frame and negative.shape[0] * num_frames == rows:
+        negative = negative.repeat_interleave(num_frames, dim=0)
+    if negative.shape != prompts.positive.shape:
+        raise InputError(
+            "E-PROMPT-EMBEDS-SHAPE",
+            f"negative_prompt_embeds has the shape {tuple(negative.shape)}, the prompt {tuple(prompts.positive.shape)}.",
+            "",
+            "Give one row for each clip.",
+        )
+    return replace(prompts, negative=negative)
 
 
 def broadcast(embeds: Float[Tensor, "k m d"], batch: int, num_videos: int) -> Float[Tensor, "b m d"]:
@@ -146,20 +171,44 @@ def broadcast(embeds: Float[Tensor, "k m d"], batch: int, num_videos: int) -> Fl
 
 
 def check_prompts(prompt: object, negative: object, embeds: Tensor | None, negative_embeds: Tensor | None) -> None:
-    """Refuse prompts that are given twice or not at all, and embeddings of different shape.
+    """Refuse prompts that are given twice or not at all.
 
     Raises:
-        InputError: E-PROMPT-TWICE, E-PROMPT-NONE, E-PROMPT-EMBEDS-SHAPE.
+        InputError: E-PROMPT-TWICE, E-PROMPT-NONE.
     """
     for name, text, ready in (("prompt", prompt, embeds), ("negative_prompt", negative, negative_embeds)):
         if text is not None and ready is not None:
             raise InputError("E-PROMPT-TWICE", f"Both {name} and {name}_embeds are given.", "", "Give one of them.")
     if prompt is None and embeds is None:
         raise InputError("E-PROMPT-NONE", "There is no prompt.", "", "Give prompt or prompt_embeds.")
-    if embeds is not None and negative_embeds is not None and embeds.shape[1:] != negative_embeds.shape[1:]:
+
+
+def check_embeds(embeds: Tensor | None, negative_embeds: Tensor | None, num_channels: int) -> None:
+    """Refuse embeddings that the network cannot read, or that differ in length.
+
+    Args:
+        embeds: of the prompts, or None.
+        negative_embeds: of the negative prompts, or None.
+        num_channels: what the network reads for every token.
+
+    Raises:
+        InputError: E-PROMPT-EMBEDS-SHAPE.
+    """
+    given = {"prompt_embeds": embeds, "negative_prompt_embeds": negative_embeds}
+    given = {name: value for name, value in given.items() if value is not None}
+    for name, value in given.items():
+        if value.ndim != 3 or value.shape[2] != num_channels:
+            raise InputError(
+                "E-PROMPT-EMBEDS-SHAPE",
+                f"{name} has the shape {tuple(value.shape)}.",
+                f"It needs three axes: prompts, tokens, and {num_channels} channels.",
+                "Encode the prompt with the text encoder of this base model.",
+            )
+    if len({value.shape[1] for value in given.values()}) > 1:
+        shapes = " and ".join(f"{name} {tuple(value.shape)}" for name, value in given.items())
         raise InputError(
             "E-PROMPT-EMBEDS-SHAPE",
-            f"prompt_embeds {tuple(embeds.shape)} and negative_prompt_embeds {tuple(negative_embeds.shape)} differ.",
+            f"{shapes} differ in length.",
             "",
-            "Encode both with the same text encoder.",
+            "Encode both with the same text encoder to the same number of tokens.",
         )

@@ -24,23 +24,30 @@ def check_output_type(output_type: object) -> None:
         )
 
 
+def check_finite(values: Tensor, what: str) -> None:
+    """Refuse (E-OUTPUT-NAN) to hand on what a run made of numbers that broke."""
+    if not torch.isfinite(values).all():
+        raise OutputError(
+            "E-OUTPUT-NAN",
+            f"{what} hold NaN or infinity.",
+            "Half precision overflowed, or weights or inputs are broken.",
+            "Run in float32 or bfloat16, or check the model files.",
+        )
+
+
 @torch.no_grad()
 def decode(vae: AutoencoderKL, latents: Float[Tensor, "b c f h w"]) -> Iterator[Float[Tensor, "k 3 i j"]]:
     """Frames in [0, 1], float32 on the CPU, clip after clip, in parts of the autoencoder's chunk size.
 
     Raises:
-        OutputError: E-OUTPUT-NAN before anything is decoded, when the latents are not finite.
+        OutputError: E-OUTPUT-NAN for latents (before anything is decoded) or frames that are not finite.
     """
-    if not torch.isfinite(latents).all():
-        raise OutputError(
-            "E-OUTPUT-NAN",
-            "The denoised latents hold NaN or infinity.",
-            "Half precision overflowed, or weights or inputs are broken.",
-            "Run in float32 or bfloat16, or check the model files.",
-        )
+    check_finite(latents, "The denoised latents")
     z = rearrange(latents, "b c f h w -> (b f) c h w").to(vae.device, vae.dtype) / vae.settings.scaling_factor
     for part in z.split(max(1, vae.chunk_size)):
-        yield (vae.decode_tensor(part).float() / 2 + 0.5).clamp(0, 1).cpu()
+        frames = vae.decode_tensor(part).float()
+        check_finite(frames, "The decoded frames")
+        yield (frames / 2 + 0.5).clamp(0, 1).cpu()
 
 
 def to_bytes(frames: Float[Tensor, "f 3 i j"]) -> UInt8[Tensor, "f i j 3"]:

@@ -1,6 +1,7 @@
 """Animate: from a request to the latents of a clip. Every random draw stands on a line of its own, in order."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
@@ -20,6 +21,7 @@ from vivant.pia.conditioning import (
     reader,
     still_on_frames,
 )
+from vivant.pia.freeu import FreeU
 from vivant.pia.unet import Text, UNetMotionModel
 from vivant.placement import MemoryPolicy, active
 from vivant.request import PIARequest
@@ -108,13 +110,14 @@ def generate(parts: Parts, request: PIARequest, given: Given, rng: Rng, on_step:
     shape = (batch, parts.unet.settings.out_channels, request.num_frames, height, width)
     device = parts.memory.device
 
-    noise = rng.normal(shape, device) if given.latents is None else _checked(given.latents, shape).to(device).float()
+    if given.latents is not None:
+        check_latents(given.latents, shape)
+    noise = rng.normal(shape, device) if given.latents is None else given.latents.to(device).float()
     with active(parts.vae, parts.memory) as vae:
         still = encode_still(vae, given.pixels, batch, rng).to(device)
     restart = rng.normal(shape, device) if request.strength < 1 and given.latents is None else noise
 
-    with active(parts.unet, parts.memory) as unet:
-        unet.freeu = request.freeu
+    with active(parts.unet, parts.memory) as unet, _reweighed(unet, request.freeu):
         conditioning = Conditioning(picture_channels(still, request.affinity, unet.dtype), given.prompts)
         guidance = Guidance(request.guidance_scale, request.image_guidance_scale)
         step = stepper(unet, parts.solver, lambda: rng.normal(shape, device), request.eta)
@@ -185,19 +188,30 @@ def _reinitialised(
     return solver.add_noise(z0, reinitialise(noise, fresh, filter_), plan[0])
 
 
+@contextmanager
+def _reweighed(unet: UNetMotionModel, scales: FreeU | None) -> Generator[None]:
+    """FreeU of the request for the time of the run; afterwards the network is what its owner made it."""
+    before, unet.freeu = unet.freeu, scales
+    try:
+        yield
+    finally:
+        unet.freeu = before
+
+
 def _counted(on_step: OnStep, done: int) -> OnStep:
     return lambda state: on_step(replace(state, i=state.i + done))
 
 
-def _checked(latents: Tensor, shape: Sequence[int]) -> Tensor:
-    if tuple(latents.shape) != tuple(shape):
+def check_latents(latents: Tensor, shape: Sequence[int]) -> None:
+    """Refuse (E-LATENTS-SHAPE) latents from outside that are not of this run's shape."""
+    if not isinstance(latents, Tensor) or tuple(latents.shape) != tuple(shape):
+        found = tuple(latents.shape) if isinstance(latents, Tensor) else type(latents).__name__
         raise InputError(
             "E-LATENTS-SHAPE",
-            f"latents have the shape {tuple(latents.shape)}; this request needs {tuple(shape)}.",
+            f"latents are {found}; this run needs a tensor of the shape {tuple(shape)}.",
             "The axes are clips, channels, frames, height / 8, width / 8.",
             "",
         )
-    return latents
 
 
 def timesteps(plans: Sequence[Schedule]) -> Tensor:

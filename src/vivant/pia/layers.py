@@ -1,7 +1,8 @@
 """The layers of the Stable Diffusion 1.5 UNet, over the frames of a clip.
 
-Activations are `(b f) c h w` in channels-last memory. In that layout the token view `(b f) (h w) c` and the clip
-view `b c (f h) w` cost nothing, so that normalising over a frame or over a clip is the same operation.
+Activations are `(b f) c h w` in channels-last memory; annotations call that first axis `bf`. In that layout the token
+view `(b f) (h w) c` and the clip view `b c (f h) w` cost nothing, so that normalising over a frame or over a clip is
+the same operation.
 
 A batch axis may arrive smaller than that of the text: with guidance both halves see the same picture, and all that
 lies before the first text attention is computed once. `spread` copies at the point where they part.
@@ -36,7 +37,7 @@ def spread(x: Float[Tensor, "n ..."], num: int) -> Float[Tensor, "m ..."]:
     return x if x.shape[0] == num else torch.cat([x] * (num // x.shape[0]))
 
 
-def normalise(norm: nn.GroupNorm, x: Float[Tensor, "b*f c h w"], num_frames: int) -> Float[Tensor, "b*f c h w"]:
+def normalise(norm: nn.GroupNorm, x: Float[Tensor, "bf c h w"], num_frames: int) -> Float[Tensor, "bf c h w"]:
     """Group normalisation with statistics over `num_frames` frames together: 1 is per frame, f is per clip."""
     if num_frames == 1:
         return norm(x)
@@ -80,8 +81,8 @@ class ResnetBlock(nn.Module):
             self.conv_shortcut = None
 
     def forward(
-        self, x: Float[Tensor, "b*f c h w"], time: Float[Tensor, "k t"], num_frames: int
-    ) -> Float[Tensor, "b*f d h w"]:
+        self, x: Float[Tensor, "bf c h w"], time: Float[Tensor, "k t"], num_frames: int
+    ) -> Float[Tensor, "bf d h w"]:
         """`time` is already activated; k is 1 when all clips are at the same timestep."""
         scope = num_frames if self.over_clip else 1
         shift = self.time_emb_proj(time)
@@ -131,7 +132,7 @@ class GEGLU(nn.Module):
         super().__init__()
         self.proj = nn.Linear(in_channels, 2 * out_channels)
 
-    def forward(self, x: Float[Tensor, "n p c"]) -> Float[Tensor, "n p d"]:
+    def forward(self, x: Float[Tensor, "*n c"]) -> Float[Tensor, "*n d"]:
         hidden, gate = self.proj(x).chunk(2, dim=-1)
         return hidden * F.gelu(gate)
 

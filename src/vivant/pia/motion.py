@@ -72,7 +72,7 @@ class MotionModule(nn.Module):
         self.transformer_blocks = nn.ModuleList(blocks)
         self.proj_out = nn.Linear(num_channels, num_channels)
 
-    def forward(self, x: Float[Tensor, "b*f c h w"], num_frames: int) -> Float[Tensor, "b*f c h w"]:
+    def forward(self, x: Float[Tensor, "bf c h w"], num_frames: int) -> Float[Tensor, "bf c h w"]:
         h = normalise(self.norm, x, num_frames if self.over_clip else 1)
         tokens = self.proj_in(rearrange(h, "(b f) c h w -> (b h w) f c", f=num_frames))
         for block in self.transformer_blocks:

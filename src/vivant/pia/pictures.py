@@ -20,26 +20,49 @@ def pictures(source: Any, height: int, width: int, how: Fit) -> Float[Tensor, "k
 
     Args:
         source: a path, PIL picture, numpy array `h w 3` or `k h w 3` (bytes, or floats in [0, 1]), tensor `3 h w` or
-            `k 3 h w` in [0, 1] (negative values say that it already is in [-1, 1]), or a list of such.
+            `k 3 h w` in [0, 1], or a list of such. Negative values in one of several floating pictures say that all
+            of these are in [-1, 1] already (W-IMAGE-SIGNED).
         height: of the clip, in pixels.
         width: likewise.
-        how: how a picture of another size is brought to this one, see `vivant.media.still.fit`. Arrays and tensors of
+        how: how a picture of another size is brought to this one, see `vivant.media.still.fit`. Floating pictures of
             the right size are not rounded to bytes.
 
     Raises:
         InputError: E-IMAGE-… for what cannot be read.
     """
-    items = [part for item in (source if isinstance(source, list | tuple) else [source]) for part in _split(item)]
-    if not items:
-        raise InputError(
-            "E-IMAGE-NONE", "No picture was given.", "", "Give a path, a PIL picture, an array or a tensor."
-        )
-    return torch.cat([_picture(item, height, width, how) for item in items])
+    exact = [_floats(item) for item in _listed(source)]
+    signed = any(item is not None and item.min() < 0 for item in exact)
+    if signed:
+        warn("W-IMAGE-SIGNED", "A floating picture has negative values: it is taken to be in [-1, 1] already.")
+    found = []
+    for item, floats in zip(_listed(source), exact, strict=True):
+        if floats is not None:
+            floats = floats if signed else floats * 2 - 1
+            if tuple(floats.shape[1:]) == (height, width):
+                found.append(floats[None])
+                continue
+            item = Image.fromarray(((floats / 2 + 0.5) * 255).round().clamp(0, 255).byte().permute(1, 2, 0).numpy())
+        found.append(to_tensor(fit(read_still(item).image, width, height, how)))
+    return torch.cat(found)
 
 
 def num_pictures(source: Any) -> int:
-    """How many pictures `pictures` makes of `source`, without reading them."""
-    return sum(len(_split(item)) for item in (source if isinstance(source, list | tuple) else [source]))
+    """How many pictures `pictures` makes of `source`, without reading them.
+
+    Raises:
+        InputError: E-IMAGE-NONE when there is none.
+    """
+    return len(_listed(source))
+
+
+def _listed(source: Any) -> list[Any]:
+    """The single pictures of a list, an array or a tensor."""
+    items = [part for item in (source if isinstance(source, list | tuple) else [source]) for part in _split(item)]
+    if not items or any(item is None for item in items):
+        raise InputError(
+            "E-IMAGE-NONE", "No picture was given.", "", "Give a path, a PIL picture, an array or a tensor."
+        )
+    return items
 
 
 def _split(item: Any) -> Sequence[Any]:
@@ -47,34 +70,19 @@ def _split(item: Any) -> Sequence[Any]:
     return list(item) if batched else [item]
 
 
-def _picture(item: Any, height: int, width: int, how: Fit) -> Tensor:
-    if item is None:
-        raise InputError(
-            "E-IMAGE-NONE", "No picture was given.", "", "Give a path, a PIL picture, an array or a tensor."
-        )
-    exact = _floats(item)
-    if exact is not None and tuple(exact.shape[1:]) == (height, width):
-        return exact[None]
-    if exact is not None:
-        item = Image.fromarray(((exact / 2 + 0.5) * 255).round().clamp(0, 255).byte().permute(1, 2, 0).numpy())
-    return to_tensor(fit(read_still(item).image, width, height, how))
-
-
 def _floats(item: Any) -> Tensor | None:
-    """A floating array or tensor as `3 h w` in [-1, 1], without rounding; None for everything else."""
+    """A floating array or tensor as `3 h w`, without rounding; None for everything else."""
     if isinstance(item, np.ndarray) and np.issubdtype(item.dtype, np.floating) and item.ndim == 3:
         item = rearrange(torch.from_numpy(np.ascontiguousarray(item, dtype=np.float32)), "h w c -> c h w")
     if not isinstance(item, Tensor) or not item.is_floating_point() or item.ndim != 3 or item.shape[0] != 3:
         return None
     item = item.detach().float().cpu()
-    if not torch.isfinite(item).all() or item.abs().max() > 1.0 + 1e-3:
+    if item.numel() == 0 or not torch.isfinite(item).all() or item.abs().max() > 1.0 + 1e-3:
+        values = f"reach from {float(item.min()):g} to {float(item.max()):g}" if item.numel() else "are none"
         raise InputError(
             "E-IMAGE-RANGE",
-            f"The picture's values reach from {float(item.min()):g} to {float(item.max()):g}.",
+            f"The picture's values {values}.",
             "Floating pictures lie in [0, 1].",
             "Divide bytes by 255.",
         )
-    if item.min() < 0:
-        warn("W-IMAGE-SIGNED", "A picture tensor has negative values: it is taken to be in [-1, 1] already.")
-        return item
-    return item * 2 - 1
+    return item

@@ -89,7 +89,9 @@ class DownStage(nn.Module):
         channels = resnets[-1].conv2.out_channels
         self.downsamplers = nn.ModuleList([] if last else [Downsample(channels)])
 
-    def forward(self, x: Tensor, time: Tensor, text: StageText, num_frames: int) -> tuple[Tensor, tuple[Tensor, ...]]:
+    def forward(
+        self, x: Float[Tensor, "bf c h w"], time: Float[Tensor, "k t"], text: StageText, num_frames: int
+    ) -> tuple[Float[Tensor, "n d i j"], tuple[Float[Tensor, "..."], ...]]:
         """Returns the result and what the way up will need of this stage."""
         skips: tuple[Tensor, ...] = ()
         for i, resnet in enumerate(self.resnets):
@@ -114,7 +116,9 @@ class MidStage(nn.Module):
         self.attentions = attentions
         self.motion_modules = motions
 
-    def forward(self, x: Tensor, time: Tensor, text: StageText, num_frames: int) -> Tensor:
+    def forward(
+        self, x: Float[Tensor, "bf c h w"], time: Float[Tensor, "k t"], text: StageText, num_frames: int
+    ) -> Float[Tensor, "n c h w"]:
         x = self.resnets[0](x, time, num_frames)
         x = self.attentions[0](x, text[0], num_frames)
         if self.motion_modules:
@@ -135,13 +139,13 @@ class UpStage(nn.Module):
 
     def forward(
         self,
-        x: Tensor,
-        skips: list[Tensor],
-        time: Tensor,
+        x: Float[Tensor, "bf c h w"],
+        skips: list[Float[Tensor, "..."]],
+        time: Float[Tensor, "k t"],
         text: StageText,
         num_frames: int,
         freeu_scales: tuple[float, float] | None,
-    ) -> Tensor:
+    ) -> Float[Tensor, "n d i j"]:
         """Consumes this stage's share of `skips` from the end."""
         for i, resnet in enumerate(self.resnets):
             skip = spread(skips.pop(), x.shape[0])
