@@ -208,6 +208,17 @@ def test_half_precision_is_as_close_to_float32_as_the_port():
         assert relative_l2(mine, value) <= 1.2 * relative_l2(their, value)
 
 
+@torch.no_grad()
+def test_large_pictures_keep_their_digits():
+    """In channels-last memory torch's group normalisation alone is 5e-6 off here; ours stays as exact as the port."""
+    changes = {**TWO_LEVELS, "block_out_channels": [8, 16], "mid_block_add_attention": False}
+    ours, oracle = pair(**changes)
+    z = latents(1, 5, 160, 160)
+    exact = oracle.double().decode(z.double()).sample
+    oracle.float()
+    assert relative_l2(ours.decode(z).sample, exact) <= 1.5 * relative_l2(oracle.decode(z).sample, exact)
+
+
 def test_gradients_equal_the_port():
     ours, oracle = pair()
     grads = []

@@ -12,7 +12,7 @@ from tolerances import assert_parity
 from vivant.errors import InputError
 from vivant.vae.image import AutoencoderKL
 from vivant.vae.tiling import Grid, Tiling, ramps
-from vivant.vae.upsample import Upsample, double_and_convolve, sum_phases
+from vivant.vae.upsample import Upsample, double_and_convolve, layout, sum_phases
 
 
 def plain(layer: Upsample, x: torch.Tensor) -> torch.Tensor:
@@ -42,9 +42,7 @@ def test_ramps_start_at_the_earlier_tile():
     assert rising.tolist() == [0.0, 0.25, 0.5, 0.75]
 
 
-@pytest.mark.parametrize(
-    ("size", "overlap"), [(0, 0.25), (-8, 0.25), (64, 1.0), (64, -0.1), (60, 0.25), (8, 0.5)]
-)
+@pytest.mark.parametrize(("size", "overlap"), [(0, 0.25), (-8, 0.25), (64, 1.0), (64, -0.1), (60, 0.25), (8, 0.5)])
 def test_tilings_that_make_no_tiles_are_refused(size, overlap):
     model = vae()
     with pytest.raises(InputError, match="E-TILING"):
@@ -79,6 +77,24 @@ def test_half_precision_sums_are_rounded_once():
     for row, wide_row in zip(sum_phases(weight), wide, strict=True):
         for phase, exact in zip(row, wide_row, strict=True):
             assert torch.equal(phase, exact.bfloat16())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_layout_is_kept(dtype):
+    """Nothing between the first and the last convolution falls back to the other layout."""
+    model = vae().to(dtype)
+    seen = []
+    for module in model.modules():
+        if isinstance(module, Upsample | torch.nn.GroupNorm):
+            module.register_forward_hook(
+                lambda module, args, out: seen.append(
+                    [t.is_contiguous(memory_format=layout(dtype)) for t in (*args, out)]
+                )
+            )
+    with torch.no_grad():
+        model(tiny.noise(2, 3, 48, 80).to(dtype))
+    assert len(seen) > 20
+    assert all(map(all, seen))
 
 
 def _assign(layer):

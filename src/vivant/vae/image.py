@@ -1,8 +1,8 @@
 """The picture autoencoder of Stable Diffusion (Rombach et al., arXiv 2112.10752, section 3.1): `AutoencoderKL`.
 
-Tensor names equal the published files. Activations are kept in channels-last memory, where convolutions and group
-normalisation are fastest on CPUs and the tokens of the attention are a view. Work goes in chunks of a few samples,
-since memory, not speed, is what grows with the batch.
+Tensor names equal the published files. In half precision activations are kept in channels-last memory, where
+convolutions are fastest on CPUs and the tokens of the attention are a view. Work goes in chunks of a few samples, since
+memory, not speed, is what grows with the batch.
 """
 
 import re
@@ -22,7 +22,7 @@ from vivant.errors import InputError
 from vivant.hub.model import Model
 from vivant.rng import Rng
 from vivant.vae.tiling import Tiling, join
-from vivant.vae.upsample import Upsample
+from vivant.vae.upsample import Upsample, layout
 
 
 @dataclass(frozen=True)
@@ -368,7 +368,7 @@ class AutoencoderKL(Model):
         return join(lambda i, j: self._encode_whole(x[..., i, j]), rows, columns, grid.stride, grid.overlap)
 
     def _encode_whole(self, x: Float[Tensor, "b c i j"]) -> Float[Tensor, "b d h w"]:
-        return self.quant_conv(self.encoder(x.contiguous(memory_format=torch.channels_last))).contiguous()
+        return self.quant_conv(self.encoder(x.contiguous(memory_format=layout(x.dtype)))).contiguous()
 
     def decode_tensor(self, z: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d i j"]:
         """Pictures, about in [-1, 1] and not clipped, from latents that are already divided by the scaling factor."""
@@ -383,7 +383,7 @@ class AutoencoderKL(Model):
         return join(lambda i, j: self._decode_whole(z[..., i, j]), rows, columns, stride, overlap)
 
     def _decode_whole(self, z: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d i j"]:
-        return self.decoder(self.post_quant_conv(z.contiguous(memory_format=torch.channels_last))).contiguous()
+        return self.decoder(self.post_quant_conv(z.contiguous(memory_format=layout(z.dtype)))).contiguous()
 
     # --------------------------------------------------------------------------------------- public protocol
 
