@@ -68,7 +68,7 @@ class SDCFGCutoffCallback(PipelineCallback):
 
     def callback_fn(self, pipeline: Any, step_index: int, timestep: Any, callback_kwargs: dict[str, Any]) -> Any:
         """Act at the cutoff, pass everything on otherwise."""
-        if step_index == self.cutoff_step(pipeline):
+        if step_index == self.cutoff_step(pipeline) and pipeline.do_classifier_free_guidance:
             embeds = callback_kwargs["prompt_embeds"]
             callback_kwargs["prompt_embeds"] = embeds[len(embeds) // 2 :]
             pipeline._guidance_scale = 0.0

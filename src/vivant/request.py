@@ -13,13 +13,16 @@ from typing import Any, Literal, Self, TypeGuard, get_args
 
 from vivant.errors import InputError
 from vivant.freeinit import FreeInit
-from vivant.pia.affinity import Motion, curve
+from vivant.pia.affinity import Motion, curve, parse
 from vivant.pia.freeu import FreeU
 
 Fit = Literal["crop", "pad", "stretch"]
 FITS = get_args(Fit)
 MAX_SIDE = 8192
 MAX_SEED = 2**64 - 1
+# Far beyond what any model takes. A recipe may come from a stranger, and even a list of numbers can fill a memory.
+MAX_FRAMES = MAX_VIDEOS = MAX_ITERATIONS = 1024
+MAX_STEPS = 1000  # one for every timestep of the training
 NEGATIVE_PROMPT = "wrong white balance, dark, sketches, worst quality, low quality"
 
 
@@ -30,7 +33,8 @@ class PIARequest:
     Attributes:
         prompt: a sentence, or one for each clip.
         negative_prompt: what to avoid; read only with guidance. None is the empty prompt.
-        motion: a name such as ``"animate:small"``, its number 0 to 8, or a free curve of one affinity a frame.
+        motion: a name such as ``"animate:small"``, its number 0 to 8, or a free curve of one affinity a frame; kept
+            as the name or as a tuple.
         cond_frame: the frame that is the given picture.
         num_frames: length of the clip, in frames.
         height, width: size in pixels, multiples of 8. None is the model's own size.
@@ -73,12 +77,18 @@ class PIARequest:
             value = getattr(self, name)
             if isinstance(value, list):
                 object.__setattr__(self, name, tuple(value))
+        for name, kind in (("free_init", FreeInit), ("freeu", FreeU)):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, kind):
+                raise InputError("E-PARAM-TYPE", f"{name} is {value!r}.", "", f"Give a {kind.__name__}, or None.")
         _check_text("prompt", self.prompt)
         if self.negative_prompt is not None:
             _check_text("negative_prompt", self.negative_prompt)
-        _check_int("num_frames", self.num_frames, 1)
-        _check_int("num_inference_steps", self.num_inference_steps, 1)
-        _check_int("num_videos_per_prompt", self.num_videos_per_prompt, 1)
+        _check_int("num_frames", self.num_frames, 1, MAX_FRAMES)
+        _check_int("num_inference_steps", self.num_inference_steps, 1, MAX_STEPS)
+        _check_int("num_videos_per_prompt", self.num_videos_per_prompt, 1, MAX_VIDEOS)
+        if self.free_init is not None:
+            _check_int("free_init.num_iters", self.free_init.num_iters, 1, MAX_ITERATIONS)
         for name in ("height", "width"):
             if (value := getattr(self, name)) is not None:
                 _check_side(name, value)
@@ -96,8 +106,9 @@ class PIARequest:
         _check_number("fps", self.fps, 0.1, 240)
         if self.fit not in FITS:
             raise InputError("E-FIT", f"fit is {self.fit!r}.", "", f"Choose one of {', '.join(FITS)}.")
-        for seed in self.seed if isinstance(self.seed, tuple) else (self.seed,):
+        for seed in (self.seed or (None,)) if isinstance(self.seed, tuple) else (self.seed,):
             _check_int("seed", seed, -1, MAX_SEED)
+        object.__setattr__(self, "motion", parse(self.motion))
         curve(self.motion, self.num_frames, self.cond_frame)
 
     @property
@@ -132,14 +143,18 @@ class PIARequest:
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Self:
         """Read what `to_json` wrote, from a source that need not be friendly."""
-        parts = {"free_init": FreeInit, "freeu": FreeU}
+        if not isinstance(values, dict):
+            raise InputError("E-PARAM-TYPE", f"A request is an object with fields, not {values!r}.")
         read = dict(values)
-        for name, part in parts.items():
+        for name, part in (("free_init", FreeInit), ("freeu", FreeU)):
             value = read.get(name)
             if value is not None:
                 known = {f.name for f in dataclasses.fields(part)}
-                if not isinstance(value, dict) or not set(value) <= known:
-                    raise InputError("E-PARAM-UNKNOWN", f"{name} is {value!r}.", "", f"Known: {', '.join(known)}.")
+                needed = {f.name for f in dataclasses.fields(part) if f.default is dataclasses.MISSING}
+                if not isinstance(value, dict) or not needed <= set(value) <= known:
+                    raise InputError(
+                        "E-PARAM-TYPE", f"{name} is {value!r}.", "", f"It is an object with {', '.join(sorted(known))}."
+                    )
                 read[name] = part(**value)
         return cls.build(**read)
 
@@ -166,17 +181,23 @@ def _check_text(name: str, value: object) -> None:
     texts = value if isinstance(value, tuple) else (value,)
     if not texts or not all(isinstance(text, str) for text in texts):
         raise InputError("E-PROMPT-TYPE", f"{name} is {value!r}.", "", "Give a string or a list of strings.")
+    for text in texts:
+        if any("\ud800" <= char <= "\udfff" for char in text):
+            shown = ascii(text[:60])
+            raise InputError("E-PROMPT-TEXT", f"{name} is not valid Unicode: {shown}.", "It holds half a character.")
 
 
 _CODES = {
     "num_frames": "E-FRAMES",
     "num_inference_steps": "E-STEPS",
     "num_videos_per_prompt": "E-NUM-VIDEOS",
+    "free_init.num_iters": "E-FREEINIT-ITERATIONS",
     "guidance_scale": "E-GUIDANCE",
     "image_guidance_scale": "E-GUIDANCE",
     "clip_skip": "E-CLIP-SKIP",
     "strength": "E-STRENGTH",
     "eta": "E-ETA",
+    "fps": "E-FPS",
     "seed": "E-SEED",
 }
 
@@ -196,7 +217,7 @@ def _check_int(name: str, value: object, low: int, high: int | None = None) -> N
 
 
 def _check_number(name: str, value: object, low: float, high: float) -> None:
-    if not (_is_number(value) and math.isfinite(value) and low <= value <= high):
+    if not (_is_number(value) and low <= value <= high and value < math.inf):  # NaN fails every comparison
         limits = f"{low:g} or more" if high == math.inf else f"from {low:g} to {high:g}"
         raise InputError(_CODES[name], f"{name} is {value!r}.", "", f"Give a number, {limits}.")
 

@@ -32,7 +32,14 @@ class Rng:
             return cls()
         if isinstance(source, torch.Generator):
             return cls((source,))
-        if len(source) != batch or not all(isinstance(g, torch.Generator) for g in source):
+        if not isinstance(source, list | tuple) or not all(isinstance(g, torch.Generator) for g in source):
+            raise InputError(
+                "E-GENERATORS",
+                f"generator is {source!r}.",
+                "Noise is drawn from torch.Generator.",
+                "Give torch.Generator().manual_seed(7), or a list with one for each clip.",
+            )
+        if len(source) != batch:
             raise InputError(
                 "E-GENERATORS",
                 f"{len(source)} generators were given for {batch} clips.",
@@ -40,13 +47,6 @@ class Rng:
                 f"Give {batch} generators, or a single one.",
             )
         return cls(tuple(source), per_entry=True)
-
-    @classmethod
-    def from_seeds(cls, seeds: int | Sequence[int], batch: int) -> "Rng":
-        """From one seed for the whole batch, or one for each clip."""
-        if isinstance(seeds, int):
-            return cls((torch.Generator().manual_seed(seeds),))
-        return cls.of([torch.Generator().manual_seed(seed) for seed in seeds], batch)
 
     def normal(self, shape: Sequence[int], device: torch.device | str = "cpu") -> Float[Tensor, "..."]:
         """One draw of `shape`; with a generator for each entry, one draw of `(1, …)` from each, stacked."""

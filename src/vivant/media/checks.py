@@ -27,9 +27,10 @@ def check_clip(frames: UInt8[np.ndarray, "f h w 3"], picture_is_dark: bool = Fal
         frames: the decoded clip.
         picture_is_dark: the condition picture is itself black, so a black clip is what was asked for.
     """
-    found = []
-    if int(frames.max()) <= DARK and not picture_is_dark:
-        found.append(Finding("W-OUTPUT-BLACK", "All frames are black. Half precision may have overflowed."))
+    found: list[Finding] = []
+    if int(frames.max()) <= DARK:
+        if not picture_is_dark:
+            found.append(Finding("W-OUTPUT-BLACK", "All frames are black. Half precision may have overflowed."))
     elif len(frames) > 1 and bool((frames == frames[:1]).all()):
         found.append(Finding("W-OUTPUT-FROZEN", "All frames are equal: nothing moves. Ask for more motion or steps."))
     return tuple(found)

@@ -158,8 +158,8 @@ def exchange_negative(prompts: Prompts, negative: Float[Tensor, "n m d"], num_fr
     if negative.shape != prompts.positive.shape:
         raise InputError(
             "E-PROMPT-EMBEDS-SHAPE",
-            f"negative_prompt_embeds has the shape {tuple(negative.shape)}, the prompt {tuple(prompts.positive.shape)}.",
-            "",
+            f"negative_prompt_embeds has the shape {tuple(negative.shape)}.",
+            f"The prompt has {tuple(prompts.positive.shape)}.",
             "Give one row for each clip.",
         )
     return replace(prompts, negative=negative)
@@ -197,11 +197,12 @@ def check_embeds(embeds: Tensor | None, negative_embeds: Tensor | None, num_chan
     given = {"prompt_embeds": embeds, "negative_prompt_embeds": negative_embeds}
     given = {name: value for name, value in given.items() if value is not None}
     for name, value in given.items():
-        if value.ndim != 3 or value.shape[2] != num_channels:
+        if not isinstance(value, Tensor) or value.ndim != 3 or value.shape[2] != num_channels:
+            found = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
             raise InputError(
                 "E-PROMPT-EMBEDS-SHAPE",
-                f"{name} has the shape {tuple(value.shape)}.",
-                f"It needs three axes: prompts, tokens, and {num_channels} channels.",
+                f"{name} is {found}.",
+                f"It is a tensor of three axes: prompts, tokens, and {num_channels} channels.",
                 "Encode the prompt with the text encoder of this base model.",
             )
     if len({value.shape[1] for value in given.values()}) > 1:

@@ -30,19 +30,21 @@ def pictures(source: Any, height: int, width: int, how: Fit) -> Float[Tensor, "k
     Raises:
         InputError: E-IMAGE-… for what cannot be read.
     """
-    exact = [_floats(item) for item in _listed(source)]
+    items = _listed(source)
+    exact = [_floats(item) for item in items]
     signed = any(item is not None and item.min() < 0 for item in exact)
     if signed:
         warn("W-IMAGE-SIGNED", "A floating picture has negative values: it is taken to be in [-1, 1] already.")
     found = []
-    for item, floats in zip(_listed(source), exact, strict=True):
-        if floats is not None:
-            floats = floats if signed else floats * 2 - 1
-            if tuple(floats.shape[1:]) == (height, width):
-                found.append(floats[None])
-                continue
-            item = Image.fromarray(((floats / 2 + 0.5) * 255).round().clamp(0, 255).byte().permute(1, 2, 0).numpy())
-        found.append(to_tensor(fit(read_still(item).image, width, height, how)))
+    for item, floats in zip(items, exact, strict=True):
+        if floats is None:
+            found.append(to_tensor(fit(read_still(item).image, width, height, how)))
+        elif tuple(floats.shape[1:]) == (height, width):
+            found.append((floats if signed else floats * 2 - 1)[None])
+        else:
+            rounded = ((floats / 2 + 0.5 if signed else floats) * 255).round().clamp(0, 255).byte()
+            image = Image.fromarray(rearrange(rounded, "c h w -> h w c").numpy())
+            found.append(to_tensor(fit(read_still(image).image, width, height, how)))
     return torch.cat(found)
 
 
@@ -76,12 +78,13 @@ def _floats(item: Any) -> Tensor | None:
         item = rearrange(torch.from_numpy(np.ascontiguousarray(item, dtype=np.float32)), "h w c -> c h w")
     if not isinstance(item, Tensor) or not item.is_floating_point() or item.ndim != 3 or item.shape[0] != 3:
         return None
+    if item.numel() == 0:  # `read_still` says so
+        return None
     item = item.detach().float().cpu()
-    if item.numel() == 0 or not torch.isfinite(item).all() or item.abs().max() > 1.0 + 1e-3:
-        values = f"reach from {float(item.min()):g} to {float(item.max()):g}" if item.numel() else "are none"
+    if not torch.isfinite(item).all() or item.abs().max() > 1.0 + 1e-3:
         raise InputError(
             "E-IMAGE-RANGE",
-            f"The picture's values {values}.",
+            f"The picture's values reach from {float(item.min()):g} to {float(item.max()):g}.",
             "Floating pictures lie in [0, 1].",
             "Divide bytes by 255.",
         )

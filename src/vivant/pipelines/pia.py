@@ -19,14 +19,15 @@ from vivant.pia.conditioning import (
     Guidance,
     Prompts,
     broadcast,
+    check_embeds,
     check_prompts,
+    exchange_negative,
     join_prompts,
     split_prompts,
 )
 from vivant.pia.config import Numerics, check_frames, default_size
-from vivant.pia.decode import OutputType, check_output_type, collect, decode
-from vivant.pia.freeu import FreeU
-from vivant.pia.generate import Given, Parts, generate, schedules, timesteps
+from vivant.pia.decode import OutputType, check_finite, check_output_type, collect, decode
+from vivant.pia.generate import Given, Parts, check_latents, generate, schedules, timesteps
 from vivant.pia.motion import MotionAdapter
 from vivant.pia.pictures import num_pictures, pictures
 from vivant.pia.unet import UNet2DConditionModel, UNetMotionModel
@@ -35,7 +36,7 @@ from vivant.placement import active
 from vivant.request import Fit, PIARequest, batch_size, texts
 from vivant.rng import Rng
 from vivant.schedulers import Scheduler, pia_warnings
-from vivant.text.clip import encode
+from vivant.text.clip import embed, tokenise
 from vivant.vae.image import AutoencoderKL
 
 Callback = Callable[[Any, int, Any, dict[str, Any]], dict[str, Any]] | PipelineCallback | MultiPipelineCallbacks
@@ -53,7 +54,7 @@ class PIAPipelineOutput:
     frames: Any
 
     def __getitem__(self, index: int | slice | str) -> Any:
-        return self.frames if index == "frames" else (self.frames,)[index]
+        return {"frames": self.frames}[index] if isinstance(index, str) else (self.frames,)[index]
 
     def __iter__(self):
         return iter((self.frames,))
@@ -111,8 +112,8 @@ class PIAPipeline(DiffusionPipeline):
         if motion_adapter is not None and assembled is unet:
             self.notes.append("The unet already holds motion modules; the separate motion_adapter was not used.")
         self._free_init: FreeInit | None = None
-        self._freeu: FreeU | None = None
         self._guidance_scale, self._num_timesteps, self._clip_skip = 7.5, 0, None
+        self._image_guidance_scale: float | None = None
         self._cross_attention_kwargs: dict[str, Any] | None = None
 
     @classmethod
@@ -137,9 +138,14 @@ class PIAPipeline(DiffusionPipeline):
         return self._guidance_scale
 
     @property
+    def image_guidance_scale(self) -> float | None:
+        """Separate guidance by the picture of the current or last run."""
+        return self._image_guidance_scale
+
+    @property
     def do_classifier_free_guidance(self) -> bool:
         """Whether the network runs for the negative prompt too."""
-        return self._guidance_scale > 1
+        return self._guidance_scale > 1 or self._image_guidance_scale is not None
 
     @property
     def clip_skip(self) -> int | None:
@@ -183,11 +189,11 @@ class PIAPipeline(DiffusionPipeline):
 
     def enable_freeu(self, s1: float, s2: float, b1: float, b2: float) -> None:
         """Re-weigh skip (s) and backbone (b) features of the first two up stages, see `vivant.pia.freeu`."""
-        self._freeu = FreeU(s1, s2, b1, b2)
+        self.unet.enable_freeu(s1, s2, b1, b2)
 
     def disable_freeu(self) -> None:
         """Use the plain network."""
-        self._freeu = None
+        self.unet.disable_freeu()
 
     def enable_vae_slicing(self) -> None:
         """Decode one frame at a time."""
@@ -235,20 +241,34 @@ class PIAPipeline(DiffusionPipeline):
 
         Returns:
             Positive and negative embeddings, `(b n) m d`; negative is None without guidance.
+
+        Raises:
+            InputError: E-PROMPT-… for prompts that are missing, given twice, or of the wrong shape, E-BATCH.
         """
+        check_prompts(prompt, negative_prompt, prompt_embeds, negative_prompt_embeds)
+        check_embeds(prompt_embeds, negative_prompt_embeds, self.unet.settings.cross_attention_dim)
         self._note_scale(lora_scale)
+        if clip_skip is not None and prompt_embeds is not None:
+            self._say("W-CLIP-SKIP-UNUSED", "clip_skip is not read for prompts that are embedded already.")
         with active(self.text_encoder, self.memory) as encoder:
             positive, negative = prompt_embeds, negative_prompt_embeds
             if positive is None:
-                positive = encode(self.tokenizer, encoder, texts(prompt), clip_skip)
+                positive = self._encoded(encoder, texts(prompt), clip_skip)
             if negative is None and do_classifier_free_guidance:
-                negative = encode(self.tokenizer, encoder, texts(negative_prompt), clip_skip)
+                negative = self._encoded(encoder, texts(negative_prompt), clip_skip)
         place = device or self._execution_device, self.text_encoder.dtype
-        batch = len(positive)
-        positive = broadcast(positive.to(*place), batch, num_images_per_prompt)
         if not do_classifier_free_guidance or negative is None:
-            return positive, None
-        return positive, broadcast(negative.to(*place), max(batch, len(negative)), num_images_per_prompt)
+            return broadcast(positive.to(*place), len(positive), num_images_per_prompt), None
+        check_embeds(positive, negative, self.unet.settings.cross_attention_dim)
+        batch = batch_size(prompt=len(positive), negative_prompt=len(negative))
+        positive, negative = (broadcast(rows.to(*place), batch, num_images_per_prompt) for rows in (positive, negative))
+        return positive, negative
+
+    def _encoded(self, encoder: CLIPTextModel, prompts: Sequence[str], clip_skip: int | None) -> Tensor:
+        """Embeddings of prompts; what was cut off goes into the notes."""
+        tokens = tokenise(self.tokenizer, prompts, encoder.config.max_position_embeddings)
+        self.notes += tokens.notes
+        return embed(encoder, tokens, clip_skip)
 
     # ------------------------------------------------------------------------------------------------ run
 
@@ -278,7 +298,7 @@ class PIAPipeline(DiffusionPipeline):
         cross_attention_kwargs: dict[str, Any] | None = None,
         clip_skip: int | None = None,
         callback_on_step_end: Callback | None = None,
-        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
+        callback_on_step_end_tensor_inputs: Sequence[str] | None = ("latents",),
         *,
         motion: Motion | None = None,
         cond_frame: int = 0,
@@ -337,8 +357,8 @@ class PIAPipeline(DiffusionPipeline):
             motion=motion_scale if motion is None else motion,
             cond_frame=cond_frame,
             num_frames=16 if num_frames is None else num_frames,
-            height=height or size[0] * self.vae_scale_factor,
-            width=width or size[1] * self.vae_scale_factor,
+            height=size[0] * self.vae_scale_factor if height is None else height,
+            width=size[1] * self.vae_scale_factor if width is None else width,
             fit=fit,
             num_inference_steps=num_inference_steps,
             guidance_scale=guidance_scale,
@@ -348,10 +368,10 @@ class PIAPipeline(DiffusionPipeline):
             clip_skip=clip_skip,
             num_videos_per_prompt=1 if num_videos_per_prompt is None else num_videos_per_prompt,
             free_init=self._free_init,
-            freeu=self._freeu,
+            freeu=self.unet.freeu,
         )
-        self._guidance_scale, self._clip_skip = guidance_scale, clip_skip
-        self._cross_attention_kwargs = cross_attention_kwargs
+        self._guidance_scale, self._image_guidance_scale = guidance_scale, image_guidance_scale
+        self._clip_skip, self._cross_attention_kwargs = clip_skip, cross_attention_kwargs
         steps = timesteps(schedules(self.scheduler.solver, request))
         self._num_timesteps = len(steps)
         self.scheduler.set_timesteps(num_inference_steps)
@@ -428,39 +448,46 @@ class PIAPipeline(DiffusionPipeline):
         return eta
 
     def _called_back(self, callback: Any, names: Sequence[str], state: State, steps: Tensor) -> State:
-        """Show a state to a callback in diffusers' form, and read back what it changed."""
+        """Show a state to a callback in diffusers' form, and read back what it changed, in place or not."""
         num_frames = state.x.shape[2]
         prompts: Prompts = state.conditioning.prompts
-        shown: dict[str, Any] = {}
+        kept: dict[str, Any] = {}
         for name in names:
             if name == "latents":
-                shown[name] = state.x.to(self.unet.dtype)
+                kept[name] = state.x.to(self.unet.dtype)
             else:
-                shown[name] = join_prompts(prompts, num_frames) if name == "prompt_embeds" else prompts.negative
+                kept[name] = join_prompts(prompts, num_frames) if name == "prompt_embeds" else prompts.negative
+        shown = {name: None if value is None else value.clone() for name, value in kept.items()}
         returned = callback(self, state.i, steps[state.i], dict(shown))
         if not isinstance(returned, dict):
-            raise InputError(
-                "E-CALLBACK-RETURN",
-                f"callback_on_step_end returned {type(returned).__name__}.",
-                "",
-                "Return the dictionary of tensors that it was given, changed or not.",
-            )
-        new = {name: value for name, value in returned.items() if value is not shown.get(name)}
+            raise _bad_return(type(returned).__name__)
+        self._check_callback_names(list(returned), "callback_on_step_end returned")
+        new: dict[str, Tensor] = {
+            name: value
+            for name, value in {**shown, **returned}.items()
+            if value is not shown.get(name) or (value is not None and not value.equal(kept[name]))
+        }
+        for name, value in new.items():
+            if not isinstance(value, Tensor):
+                raise _bad_return(f"{type(value).__name__} for {name}")
         if "latents" in new:
+            check_latents(new["latents"], state.x.shape)
             state = replace(state, x=new["latents"].to(state.x))
         if "prompt_embeds" in new:
             prompts = split_prompts(new["prompt_embeds"], len(state.x), num_frames)
         if "negative_prompt_embeds" in new:
-            prompts = replace(prompts, negative=new["negative_prompt_embeds"])
+            prompts = exchange_negative(prompts, new["negative_prompt_embeds"], num_frames)
         if prompts is not state.conditioning.prompts:
+            check_embeds(prompts.positive, prompts.negative, self.unet.settings.cross_attention_dim)
             state = replace(state, conditioning=Conditioning(state.conditioning.picture, prompts))
-        if state.guidance.text != self._guidance_scale:
-            state = replace(state, guidance=Guidance(self._guidance_scale, state.guidance.image))
-        return state
+        if prompts.negative is None:  # what a callback does that switches guidance off on the way
+            self._image_guidance_scale = None
+        return replace(state, guidance=Guidance(self._guidance_scale, self._image_guidance_scale))
 
     def _output(self, latents: Tensor, output_type: OutputType) -> Any:
         """Decode and give the frames the form asked for; say what is wrong with them."""
         if output_type == "latent":
+            check_finite(latents, "The denoised latents")
             return latents.to(self.unet.dtype)
         with active(self.vae, self.memory) as vae:
             frames, findings = collect(decode(vae, latents), latents.shape[2], output_type)
@@ -468,23 +495,36 @@ class PIAPipeline(DiffusionPipeline):
             self.notes.append(warn(finding.code, finding.text, stacklevel=5))
         return frames
 
-    def _callback_names(self, callback: Callback | None, names: Sequence[str]) -> Sequence[str]:
+    def _callback_names(self, callback: Callback | None, names: Sequence[str] | None) -> Sequence[str]:
         """The tensors that a callback wants to see."""
         if isinstance(callback, PipelineCallback | MultiPipelineCallbacks):
             names = callback.tensor_inputs
+        names = [] if names is None else names
+        self._check_callback_names(names, "callback_on_step_end_tensor_inputs names")
+        return names
+
+    def _check_callback_names(self, names: Sequence[str], what: str) -> None:
         unknown = [name for name in names if name not in self._callback_tensor_inputs]
         if unknown:
             raise InputError(
                 "E-CALLBACK-INPUTS",
-                f"callback_on_step_end_tensor_inputs names {', '.join(unknown)}.",
+                f"{what} {', '.join(map(str, unknown))}.",
                 "",
                 f"Known: {', '.join(self._callback_tensor_inputs)}.",
             )
-        return names
 
     def _note_scale(self, scale: float | None) -> None:
         if scale is not None and scale != 1:
             self._say("W-LORA-NONE", f"The scale {scale} is for LoRA layers; there are none, so it changes nothing.")
+
+
+def _bad_return(found: str) -> InputError:
+    return InputError(
+        "E-CALLBACK-RETURN",
+        f"callback_on_step_end returned {found}.",
+        "",
+        "Return the dictionary of tensors that it was given, changed or not.",
+    )
 
 
 def _scale(cross_attention_kwargs: dict[str, Any] | None) -> float | None:
