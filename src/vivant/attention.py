@@ -57,8 +57,8 @@ def _packed_sdpa(q: Tensor, k: Tensor, v: Tensor, num_heads: int) -> Tensor:
     num, length = q.shape[:2]
     size = pack_size(Facts(q.device.type, q.dtype, num, length, k.shape[1]))
     block = torch.arange(size * length, device=q.device) // length
-    packed = (rearrange(x, "(b g) n c -> b (g n) c", g=size) for x in (q, k, v))
-    return rearrange(_sdpa(*packed, num_heads, block[:, None] == block), "b (g n) c -> (b g) n c", g=size)
+    q, k, v = (rearrange(x, "(b g) n c -> b (g n) c", g=size) for x in (q, k, v))
+    return rearrange(_sdpa(q, k, v, num_heads, block[:, None] == block), "b (g n) c -> (b g) n c", g=size)
 
 
 KERNELS = (

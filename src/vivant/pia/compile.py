@@ -1,6 +1,5 @@
 """Compile the motion UNet with torch's compiler, on request. It needs a C++ compiler and minutes of time."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -9,7 +8,7 @@ from vivant.errors import MissingPackage
 from vivant.pia.unet import UNetMotionModel
 
 
-def options_for(device: str) -> Mapping[str, Any]:
+def options_for(device: str) -> dict[str, Any]:
     """What the compiler may assume. On a CPU weights are frozen: packed once for its kernels, at twice the memory."""
     return {"freezing": True} if device == "cpu" else {}
 

@@ -130,6 +130,7 @@ def generate(parts: Parts, request: PIARequest, given: Given, rng: Rng, on_step:
             elif k == 0:
                 x = noise * parts.solver.init_sigma(plan)
             else:
+                assert filter_ is not None, "only FreeInit plans a second pass"
                 x = _reinitialised(parts.solver, plan, x, restart, rng.normal(shape, device), filter_, request)
             state = State(-1, x, conditioning=conditioning, guidance=guidance)
             final = run(state, plan, step, _counted(on_step, done))
@@ -164,8 +165,9 @@ def predict(unet: UNetMotionModel, x: Float[Tensor, "b 4 f h w"], t: float, stat
     outputs = unet.predict(inputs, torch.tensor([t], device=x.device), text).float()
     outputs = outputs.chunk(guidance.num_evaluations)
     if guidance.image is not None:
-        return guide.cfg_image(*outputs, guidance.image, guidance.text)
-    return guide.cfg(*outputs, guidance.text) if len(outputs) == 2 else outputs[0]
+        neither, negative, positive = outputs
+        return guide.cfg_image(neither, negative, positive, guidance.image, guidance.text)
+    return guide.cfg(outputs[0], outputs[1], guidance.text) if len(outputs) == 2 else outputs[0]
 
 
 def _reinitialised(

@@ -9,7 +9,8 @@ lies before the first text attention is computed once. `spread` copies at the po
 """
 
 import math
-from typing import NamedTuple
+from collections.abc import Iterable
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -87,7 +88,8 @@ class ResnetBlock(nn.Module):
         scope = num_frames if self.over_clip else 1
         shift = self.time_emb_proj(time)
         h = F.silu(normalise(self.norm1, x, scope), inplace=True)
-        if shift.shape[0] == 1:  # a shift that all share is a bias: one pass over memory less
+        if shift.shape[0] == 1 and not torch.compiler.is_compiling():
+            # A shift that all share is a bias: one pass over memory less. A compiler fuses the sum by itself.
             h = F.conv2d(h, self.conv1.weight, self.conv1.bias + shift[0], padding=1)
         else:
             shift = shift.repeat_interleave(num_frames, dim=0)
@@ -187,7 +189,8 @@ class SpatialTransformer(nn.Module):
 
     def project(self, text: Float[Tensor, "b m d"], per_frame: bool) -> tuple[KeysValues, ...]:
         """Keys and values of the text for every layer."""
-        return tuple(block.attn2.project(text, per_frame) for block in self.transformer_blocks)
+        blocks = cast(Iterable[SpatialBlock], self.transformer_blocks)
+        return tuple(block.attn2.project(text, per_frame) for block in blocks)
 
     def forward(
         self, x: Float[Tensor, "n c h w"], text: tuple[KeysValues, ...], num_frames: int

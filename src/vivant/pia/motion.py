@@ -31,6 +31,8 @@ def sinusoids(num_positions: int, num_channels: int) -> Float[Tensor, "1 f c"]:
 class Positions(nn.Module):
     """Adds the position of each frame; `pe` stands in published files although it is analytic."""
 
+    pe: Tensor
+
     def __init__(self, num_positions: int, num_channels: int):
         super().__init__()
         self.register_buffer("pe", sinusoids(num_positions, num_channels))

@@ -230,7 +230,7 @@ class _UNet(Model):
             per_frame: the batch axis of `text` is `(b f)`.
         """
 
-        def stage(block: nn.Module) -> StageText:
+        def stage(block: Any) -> StageText:
             return tuple(attention.project(text, per_frame) for attention in block.attentions)
 
         return Text(
