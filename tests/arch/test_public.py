@@ -2,9 +2,9 @@
 
 import ast
 import importlib
+import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -96,21 +96,22 @@ def test_import_paths_of_diffusers(module: str, name: str):
     assert getattr(importlib.import_module(module), name).__name__ == name
 
 
+def seconds(command: list[str]) -> float:
+    """Processor time of a process that has to succeed; unlike wall time it does not count its neighbours."""
+    before = os.times()
+    subprocess.run(command, check=True, capture_output=True)
+    after = os.times()
+    used = after.children_user - before.children_user + after.children_system - before.children_system
+    return used or after.elapsed - before.elapsed  # Windows does not count children
+
+
 def test_the_import_is_quick_and_light():
-    code = "import time; t = time.perf_counter(); import vivant; print(time.perf_counter() - t)"
+    code = "import time; t = time.process_time(); import vivant; print(time.process_time() - t)"
     assert min(float(fresh(code)) for _ in range(5)) < 0.3
     heavy = "torch", "numpy", "transformers", "PIL", "av", "typer", "rich"
     assert fresh(f"import vivant, sys; print([m for m in {heavy} if m in sys.modules])") == "[]"
 
 
-def seconds(command: list[str]) -> float:
-    """Wall time of a process that has to succeed."""
-    start = time.perf_counter()
-    subprocess.run(command, check=True, capture_output=True)
-    return time.perf_counter() - start
-
-
 def test_the_command_line_answers_quickly():
     command = Path(sys.executable).with_name("vivant")
-    # The best of ten: what else the machine does in the meantime is not ours.
-    assert any(seconds([str(command), "--help"]) < 0.5 for _ in range(10))
+    assert min(seconds([str(command), "--help"]) for _ in range(5)) < 0.5
