@@ -21,6 +21,7 @@ pytestmark = [
 ]
 SHAPE = (2, 4, 3, 5, 6)
 LIN = {"beta_schedule": "linear", "beta_start": 0.00085, "beta_end": 0.012}
+COSINE_KARRAS = {"beta_schedule": "squaredcos_cap_v2", "use_karras_sigmas": True}
 NAMES = sorted(SCHEDULERS)
 PLAIN = {"DDIMScheduler", "DDPMScheduler", "PNDMScheduler", "LCMScheduler"}
 INEXACT = {"LMSDiscreteScheduler", "UniPCMultistepScheduler"}
@@ -155,6 +156,19 @@ def test_reference_cannot_noise_off_the_schedule():
     assert_parity(theirs.add_noise(x0, eps, t), theirs.add_noise(x0, eps, theirs.timesteps[[-1, -1]]))
     abar = theirs.alphas_cumprod[-1]
     assert_parity(ours.add_noise(x0, eps, t), abar**0.5 * x0 + (1 - abar) ** 0.5 * eps)
+
+
+def test_timesteps_that_karras_sigmas_share():
+    """The first two steps are told the same timestep at different levels; the step that is due decides."""
+    ours, theirs = twins("DPMSolverMultistepScheduler", COSINE_KARRAS)
+    x0, eps = noise(*SHAPE, seed=1), noise(*SHAPE, seed=2)
+    for i in (0, 1):
+        for scheduler in (ours, theirs):
+            scheduler.set_timesteps(6)
+            scheduler.set_begin_index(i)
+        t = ours.timesteps[[i, i]]
+        assert t.tolist() == ours.timesteps[:2].tolist()
+        assert torch.equal(ours.add_noise(x0, eps, t), theirs.add_noise(x0, eps, t))
 
 
 def test_reference_skips_the_first_step_when_karras_timesteps_coincide():

@@ -13,6 +13,7 @@ from tiny import noise
 from tolerances import assert_parity
 from vivant.errors import InputError
 from vivant.schedulers import SCHEDULERS
+from vivant.solvers.euler import Churn
 from vivant.solvers.schedule import Solver
 
 # What the oracle is about to drop, and what it does with NumPy, is not ours to fix.
@@ -261,12 +262,12 @@ def test_half_precision(case, dtype):
         assert_parity(x, their_x, dtype)
 
 
-def test_euler_churn():
-    from vivant.solvers.euler import Churn
-
-    case = Case(EULER, LIN, LONG, {"s_churn": 6.0, "s_tmin": 0.3, "s_tmax": 8.0, "s_noise": 1.01})
+@pytest.mark.parametrize("amount", [3.0, 30.0])
+def test_euler_churn(amount):
+    """The larger amount runs into the limit of algorithm 2."""
+    case = Case(EULER, LIN, LONG, {"s_churn": amount, "s_tmin": 0.3, "s_tmax": 8.0, "s_noise": 1.01})
     _, expected, their_state = theirs(case)
-    churned = Case(EULER, LIN, LONG, {"churn": Churn(6.0, 0.3, 8.0, 1.01)})
+    churned = Case(EULER, LIN, LONG, {"churn": Churn(amount, 0.3, 8.0, 1.01)})
     _, found, our_state = ours(churned, solver_of(case))
     assert torch.equal(our_state, their_state)
     assert not torch.equal(our_state, torch.Generator().manual_seed(5).get_state()), "nothing was drawn"

@@ -372,6 +372,26 @@ def test_timesteps_may_come_as_a_tensor():
     assert scheduler.sigmas.tolist() == [9.0, 3.0, 1.0, 0.0]
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_half_precision_states_advance_in_float32(dtype):
+    """Euler and DPM-Solver round once, at the end, as the reference does; the noise of the SDE is not rounded."""
+    x, output, eps = (noise(*X.shape, seed=seed).to(dtype) for seed in range(3))
+    euler = EulerDiscreteScheduler(prediction_type="sample")
+    euler.set_timesteps(5)
+    step: Any = euler.solver.schedule(5)[0]
+    wide = x.float() + (x.float() - output) / step.sigma * step.delta
+    assert torch.equal(euler.step(output, euler.timesteps[0], x).prev_sample, wide.to(dtype))
+
+    dpm = DPMSolverMultistepScheduler(prediction_type="sample", algorithm_type="sde-dpmsolver++")
+    dpm.set_timesteps(5)
+    weights = dpm.solver.schedule(5)[0].weights
+    exact = noise(*X.shape, seed=2)
+    wide = weights.x * x.float() + weights.d0 * output + weights.noise * exact
+    found = dpm.step(output, dpm.timesteps[0], x, generator=torch.Generator().manual_seed(2)).prev_sample
+    assert torch.equal(found, wide.to(dtype))
+    assert not torch.equal(found, (weights.x * x + weights.d0 * output + weights.noise * eps).to(dtype))
+
+
 def test_repr_shows_the_fields():
     text = repr(DDIMScheduler(clip_sample=False))
     assert text.startswith("DDIMScheduler(")

@@ -208,7 +208,7 @@ class Scheduler:
         levels = None if sigmas is None else [float(s) for s in sigmas]
         self._schedule = self.solver.schedule(count, timesteps=told, sigmas=levels)
         self._restart()
-        self.num_inference_steps = count if count is not None else len(told or (levels or [0])[1:])
+        self.num_inference_steps = count or (len(told) if told is not None else len(levels or ()) - 1)
         dtype = torch.int64 if isinstance(self._schedule[0].t, int) else torch.float32
         self._timesteps = torch.tensor([step.t for step in self._schedule], dtype=dtype, device=device)
 
@@ -246,12 +246,14 @@ class Scheduler:
     def _find(self, timestep: int | float | Tensor) -> int | None:
         """Where a timestep is in the schedule.
 
-        Of equal ones the second, so that a run that begins there misses nothing (the first of two is the end of a
-        pair); but the first entry of all, if it has this timestep.
+        Steps that share a timestep are the two ends of a pair (Heun, PNDM), of which a run that begins there wants
+        the second, or were rounded together (Karras sigmas). The step that is due comes before that rule, and so does
+        the first of all.
         """
         value = float(timestep)
         found = [i for i, step in enumerate(self._steps()) if step.t == value]
-        return (0 if 0 in found else found[min(1, len(found) - 1)]) if found else None
+        due = self.begin_index if self.step_index is None else self.step_index
+        return next((i for i in (due, 0) if i in found), found[min(1, len(found) - 1)] if found else None)
 
     def _is_index(self, timestep: int | float | Tensor) -> bool:
         """A whole number where timesteps are fractions: somebody passed the index of the loop."""
@@ -317,16 +319,12 @@ class Scheduler:
         """Clean samples, noised to the level of one timestep each.
 
         A timestep of the current schedule has the level that the schedule gives it; any other has that of the
-        training. Once `set_begin_index` was called, the level is that of the step that is due.
+        training.
 
         Raises:
             InputError: E-SCHEDULER-TIMESTEP outside the training.
         """
-        if self._schedule and self.begin_index is not None:
-            due = self._schedule[self.begin_index if self.step_index is None else self.step_index]
-            pairs = [(due.alpha, due.sigma)]
-        else:
-            pairs = [self._factors(t) for t in timesteps.reshape(-1).tolist()]
+        pairs = [self._factors(t) for t in timesteps.reshape(-1).tolist()]
         shape = (-1, *[1] * (original_samples.ndim - 1))
         alpha, sigma = (original_samples.new_tensor(column).reshape(shape) for column in zip(*pairs, strict=True))
         return alpha * original_samples + sigma * noise
