@@ -79,7 +79,7 @@ def cpu_has_native_bf16(capabilities: dict[str, Any] | None = None, kernels: boo
         capabilities = _capabilities()
     if kernels is None:
         kernels = _has_bf16_kernels()
-    return kernels and any(capabilities.get(name) is True for name in NATIVE_BF16)
+    return kernels and any(capabilities.get(name) for name in NATIVE_BF16)
 
 
 def _capabilities() -> dict[str, Any]:
@@ -116,6 +116,25 @@ def default_dtype(device: str, facts: Machine | None = None) -> tuple[torch.dtyp
     if facts.accelerator_bf16 and kind in facts.accelerators:
         return torch.bfloat16, f"{kind} computes in bfloat16 natively"
     return torch.float16, f"{kind} has no native bfloat16"
+
+
+def check_place(device: str, dtype: torch.dtype) -> None:
+    """Compute one number where a model will, so that a device is refused before the model is loaded.
+
+    Raises:
+        InputError: E-DEVICE.
+    """
+    try:
+        works = bool((torch.ones(1, device=device, dtype=dtype) + 1).item() == 2)
+    except (AssertionError, ImportError, RuntimeError, TypeError) as error:
+        raise InputError(
+            "E-DEVICE",
+            f"{device} cannot compute in {str(dtype).removeprefix('torch.')}.",
+            f"torch says: {(str(error).splitlines() or [type(error).__name__])[0].rstrip('.')}.",
+            "See which devices this build of torch supports; cpu always works.",
+        ) from error
+    if not works:
+        raise InputError("E-DEVICE", f"{device} computes wrongly in {dtype}.", "1 + 1 is not 2 there.")
 
 
 def offload_device(gpu_id: int | None, device: str | torch.device | None, facts: Machine | None = None) -> str:

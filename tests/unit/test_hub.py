@@ -436,7 +436,7 @@ def test_written_files_are_plain_safetensors(tmp_path):
 
 def test_shared_and_strided_memory(tmp_path):
     x = noise(4, 6)
-    values = {"whole": x, "again": x, "transposed": x.t(), "row": x[1], "stretched": x[:1].expand(3, 6)}
+    values = {"last": x[3], "whole": x, "again": x, "transposed": x.t(), "row": x[1], "stretched": x[:1].expand(3, 6)}
     write_weights(tmp_path, values)
     assert_same(read_weights(tmp_path), {k: v.contiguous() for k, v in values.items()})
 

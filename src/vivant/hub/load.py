@@ -231,7 +231,7 @@ def _own_storage(state: Mapping[str, Tensor], names: list[str]) -> dict[str, Ten
     for name in names:
         value = state[name].detach().to("cpu").contiguous()
         storage = value.untyped_storage()
-        if storage.data_ptr() in seen or storage.nbytes() != value.nbytes:
+        if storage.data_ptr() in seen:
             value = value.clone()
         seen.add(value.untyped_storage().data_ptr())
         result[name] = value
