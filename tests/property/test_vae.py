@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 import tiny
 from tolerances import assert_parity, relative_l2
 from vivant.errors import InputError
+from vivant.upsample import double_and_convolve, sum_phases
 from vivant.vae.image import AutoencoderKL
 from vivant.vae.tiling import Tiling, join
-from vivant.vae.upsample import double_and_convolve, sum_phases
 
 few = settings(max_examples=25, deadline=None)
 

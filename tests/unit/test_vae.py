@@ -10,9 +10,9 @@ import torch.nn.functional as F
 import tiny
 from tolerances import assert_parity
 from vivant.errors import InputError
+from vivant.upsample import Upsample, double_and_convolve, layout, sum_phases
 from vivant.vae.image import AutoencoderKL
 from vivant.vae.tiling import Grid, Tiling, ramps
-from vivant.vae.upsample import Upsample, double_and_convolve, layout, sum_phases
 
 
 def plain(layer: Upsample, x: torch.Tensor) -> torch.Tensor:

@@ -1,8 +1,8 @@
 """The layers of the Stable Diffusion 1.5 UNet, over the frames of a clip.
 
-Activations are `(b f) c h w` in channels-last memory; annotations call that first axis `bf`. In that layout the token
-view `(b f) (h w) c` and the clip view `b c (f h) w` cost nothing, so that normalising over a frame or over a clip is
-the same operation.
+Activations are `(b f) c h w`; annotations call that first axis `bf`. In half precision they lie channels-last in memory
+(see `vivant.upsample.layout`), where the token view `(b f) (h w) c` and the clip view `b c (f h) w` cost nothing, so
+that normalising over a frame or over a clip is the same operation.
 
 A batch axis may arrive smaller than that of the text: with guidance both halves see the same picture, and all that
 lies before the first text attention is computed once. `spread` copies at the point where they part.
@@ -212,14 +212,3 @@ class Downsample(nn.Module):
 
     def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c i j"]:
         return self.conv(x)
-
-
-class Upsample(nn.Module):
-    """Nearest-neighbour enlargement to a given size, then a convolution."""
-
-    def __init__(self, num_channels: int):
-        super().__init__()
-        self.conv = nn.Conv2d(num_channels, num_channels, 3, padding=1)
-
-    def forward(self, x: Float[Tensor, "n c h w"], size: tuple[int, int]) -> Float[Tensor, "n c i j"]:
-        return self.conv(F.interpolate(x, size=size, mode="nearest"))

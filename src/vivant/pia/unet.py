@@ -26,11 +26,11 @@ from vivant.pia.layers import (
     ResnetBlock,
     SpatialTransformer,
     TimeEmbedding,
-    Upsample,
     normalise,
     spread,
 )
 from vivant.pia.motion import MotionAdapter, MotionModule
+from vivant.upsample import Upsample, layout
 
 StageText = tuple[tuple[KeysValues, ...], ...]
 
@@ -249,7 +249,7 @@ class _UNet(Model):
         """
         num_frames = x.shape[2]
         time = F.silu(self.time_embedding(timesteps))
-        h = rearrange(x, "b c f h w -> (b f) c h w").contiguous(memory_format=torch.channels_last)
+        h = rearrange(x, "b c f h w -> (b f) c h w").contiguous(memory_format=layout(x.dtype))
         h = self.conv_in(h)
         skips = [h]
         for block, stage_text in zip(self.down_blocks, text.down, strict=True):

@@ -21,8 +21,8 @@ from vivant.config import only
 from vivant.errors import InputError
 from vivant.hub.model import Model
 from vivant.rng import Rng
+from vivant.upsample import Upsample, layout
 from vivant.vae.tiling import Tiling, join
-from vivant.vae.upsample import Upsample, layout
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Doubling a picture and convolving it, without computing on repeated pixels.
+"""Doubling a picture and convolving it, without computing on repeated pixels; used by UNets and autoencoders.
 
 After nearest-neighbour doubling the nine taps of a 3x3 convolution fall on only four different pixels. Which four
 depends on whether the row and the column of the result are even or odd: four phases, each a 2x2 convolution of the
@@ -27,17 +27,19 @@ def layout(dtype: torch.dtype) -> torch.memory_format:
 
 
 class Upsample(nn.Module):
-    """Nearest-neighbour doubling, then a 3x3 convolution."""
+    """Nearest-neighbour enlargement, as a rule doubling, then a 3x3 convolution."""
 
     def __init__(self, num_channels: int):
         super().__init__()
         self.conv = nn.Conv2d(num_channels, num_channels, 3, padding=1)
         self._known: tuple[Tensor, tuple[object, ...], Phases] | None = None
 
-    def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c 2*h 2*w"]:
+    def forward(self, x: Float[Tensor, "n c h w"], size: tuple[int, int] | None = None) -> Float[Tensor, "n c i j"]:
+        """`size` is that of the result; twice that of `x` if not given, and fastest then."""
+        double = (2 * x.shape[2], 2 * x.shape[3])
         trains = torch.is_grad_enabled() and (x.requires_grad or self.conv.weight.requires_grad)
-        if trains or torch.compiler.is_compiling():
-            return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+        if trains or torch.compiler.is_compiling() or size not in (None, double):
+            return self.conv(F.interpolate(x, size=size or double, mode="nearest"))
         return double_and_convolve(x, self.phases(), self.conv.bias)
 
     @torch.no_grad()
