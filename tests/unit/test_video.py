@@ -415,6 +415,14 @@ def test_existing_files_are_kept_unless_told(tmp_path):
     assert probe(path).num_frames == 2
 
 
+def test_a_clip_is_put_in_place_by_renaming(tmp_path):
+    path = write_clip(clip(2), tmp_path / "clip.gif", 8)
+    os.link(path, tmp_path / "kept.gif")  # the old file itself, under a second name
+    write_clip(clip(5), path, 8, overwrite=True)
+    assert probe(path).num_frames == 5
+    assert probe(tmp_path / "kept.gif").num_frames == 2
+
+
 def test_a_file_that_appears_meanwhile_is_kept(tmp_path, monkeypatch):
     path = tmp_path / "clip.gif"
     original = encode.gif
