@@ -1,6 +1,7 @@
 """A small PIA in memory: components filled by the rule, and what a call needs beside them."""
 
 import tempfile
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import torch
 
 import tiny
 import tiny_repo
+from vivant.pia.affinity import curve
 from vivant.pia.motion import MotionAdapter
 from vivant.pia.unet import UNet2DConditionModel, UNetMotionModel
 from vivant.pipelines.pia import PIAPipeline
@@ -89,3 +91,31 @@ def arguments(**changes: Any) -> dict[str, Any]:
 def run(pipe: PIAPipeline, **changes: Any) -> Any:
     """The frames of such a call."""
     return pipe(**arguments(**changes)).frames
+
+
+@torch.no_grad()
+def by_hand(
+    pipe: PIAPipeline, combine: Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor], num_steps: int
+) -> torch.Tensor:
+    """What `run` should give, from public parts alone, one evaluation at a time.
+
+    Args:
+        pipe: a pipeline with a scheduler that does not draw.
+        combine: from the step and the predictions with neither picture nor prompt, with the negative prompt, and with
+            the prompt, to the one that the scheduler gets.
+        num_steps: denoising steps.
+    """
+    generator = seeded()
+    x = torch.randn(1, 4, FRAMES, HEIGHT // 8, WIDTH // 8, generator=generator)
+    still = pipe.vae.encode(picture() * 2 - 1).latent_dist.sample(generator) * pipe.vae.config.scaling_factor
+    mask = torch.tensor(curve(0, FRAMES)).reshape(1, 1, FRAMES, 1, 1).expand(-1, -1, -1, *x.shape[3:])
+    seen = torch.cat([mask, still[:, :, None].expand_as(x)], dim=1)
+    positive, negative = pipe.encode_prompt("a cat in a field", negative_prompt="dark, sketches")
+    assert negative is not None
+    scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config)
+    scheduler.set_timesteps(num_steps)
+    for i, t in enumerate(scheduler.timesteps):
+        views = ((torch.zeros_like(seen), negative), (seen, negative), (seen, positive))
+        outputs = [pipe.unet(torch.cat([x, view], dim=1), t, text).sample for view, text in views]
+        x = scheduler.step(combine(i, *outputs), t, x).prev_sample
+    return x

@@ -178,7 +178,7 @@ def batch_size(**lengths: int) -> int:
 
 
 def _check_text(name: str, value: object) -> None:
-    texts = value if isinstance(value, tuple) else (value,)
+    texts: tuple[Any, ...] = value if isinstance(value, tuple) else (value,)
     if not texts or not all(isinstance(text, str) for text in texts):
         raise InputError("E-PROMPT-TYPE", f"{name} is {value!r}.", "", "Give a string or a list of strings.")
     for text in texts:

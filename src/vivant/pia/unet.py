@@ -319,7 +319,7 @@ class UNetMotionModel(_UNet):
         super().__init__(**config)
         if numerics not in NUMERICS:
             raise InputError("E-NUMERICS", f"numerics is {numerics!r}.", "", f"Choose one of {', '.join(NUMERICS)}.")
-        self.numerics = numerics
+        self.numerics: Numerics = numerics
         original = numerics == "original"
         s = self.settings
         num_blocks = len(s.block_out_channels)

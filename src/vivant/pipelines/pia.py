@@ -11,7 +11,7 @@ from transformers import CLIPTextModel, PreTrainedTokenizerBase
 from vivant.callbacks import MultiPipelineCallbacks, PipelineCallback
 from vivant.denoise import OnStep, State, keep
 from vivant.errors import InputError, warn
-from vivant.freeinit import FreeInit
+from vivant.freeinit import FreeInit, Method
 from vivant.pia.affinity import Motion
 from vivant.pia.assemble import assemble, check_family
 from vivant.pia.conditioning import (
@@ -83,7 +83,11 @@ class PIAPipeline(DiffusionPipeline):
     _callback_tensor_inputs: ClassVar = ("latents", "prompt_embeds", "negative_prompt_embeds")
     _loading_options: ClassVar[Mapping[str, tuple[str, ...]]] = {"UNetMotionModel": ("numerics",)}
 
+    vae: AutoencoderKL
+    text_encoder: CLIPTextModel
+    tokenizer: PreTrainedTokenizerBase
     unet: UNetMotionModel
+    scheduler: Scheduler
 
     def __init__(
         self,
@@ -168,7 +172,7 @@ class PIAPipeline(DiffusionPipeline):
         self,
         num_iters: int = 3,
         use_fast_sampling: bool = False,
-        method: str = "butterworth",
+        method: Method = "butterworth",
         order: int = 4,
         spatial_stop_frequency: float = 0.25,
         temporal_stop_frequency: float = 0.25,
@@ -350,15 +354,14 @@ class PIAPipeline(DiffusionPipeline):
         names = self._callback_names(callback_on_step_end, callback_on_step_end_tensor_inputs)
         check_prompts(prompt, negative_prompt, prompt_embeds, negative_prompt_embeds)
         self._note_scale(_scale(cross_attention_kwargs))
-        size = default_size(self.unet.settings.sample_size)
         request = PIARequest(
             prompt=tuple(texts(prompt)),
             negative_prompt=None if negative_prompt is None else tuple(texts(negative_prompt)),
             motion=motion_scale if motion is None else motion,
             cond_frame=cond_frame,
             num_frames=16 if num_frames is None else num_frames,
-            height=size[0] * self.vae_scale_factor if height is None else height,
-            width=size[1] * self.vae_scale_factor if width is None else width,
+            height=height,
+            width=width,
             fit=fit,
             num_inference_steps=num_inference_steps,
             guidance_scale=guidance_scale,
@@ -402,7 +405,7 @@ class PIAPipeline(DiffusionPipeline):
         """The latents `(B n) 4 f h/8 w/8` of a request, in float32; what `__call__` decodes.
 
         Args:
-            request: what is asked for; height and width must be set.
+            request: what is asked for.
             image: the pictures, see `vivant.pia.pictures`.
             generator: source of the noise.
             on_step: called after every step with the state, see `vivant.denoise`; raising cancels.
@@ -420,7 +423,9 @@ class PIAPipeline(DiffusionPipeline):
         )
         num = request.num_videos_per_prompt
         rng = Rng.of(generator, batch * num)
-        pixels = pictures(image, request.height, request.width, request.fit)
+        sides = zip((request.height, request.width), default_size(self.unet.settings.sample_size), strict=True)
+        height, width = (cells * self.vae_scale_factor if side is None else side for side, cells in sides)
+        pixels = pictures(image, height, width, request.fit)
         if not request.needs_negative and (request.negative_prompt or negative_prompt_embeds is not None):
             self._say("W-NEGATIVE-UNUSED", "The negative prompt is not read: guidance is off at a scale of 1 or less.")
         for message in pia_warnings(solver):
@@ -428,7 +433,7 @@ class PIAPipeline(DiffusionPipeline):
             self._say(code, text)
         memory = self._prepare_run()
 
-        embeds = self.encode_prompt(
+        positive, negative = self.encode_prompt(
             prompts if prompt_embeds is None else None,
             do_classifier_free_guidance=request.needs_negative,
             negative_prompt=negatives if negative_prompt_embeds is None else None,
@@ -436,8 +441,10 @@ class PIAPipeline(DiffusionPipeline):
             negative_prompt_embeds=negative_prompt_embeds,
             clip_skip=request.clip_skip,
         )
-        positive, negative = (None if rows is None else broadcast(rows, batch, num) for rows in embeds)
-        given = Given(pixels, Prompts(positive, negative), latents)
+        encoded = Prompts(
+            broadcast(positive, batch, num), None if negative is None else broadcast(negative, batch, num)
+        )
+        given = Given(pixels, encoded, latents)
         return generate(Parts(self.vae, self.unet, solver, memory), request, given, rng, on_step)
 
     def _usable_eta(self, eta: float) -> float:
@@ -462,7 +469,7 @@ class PIAPipeline(DiffusionPipeline):
         if not isinstance(returned, dict):
             raise _bad_return(type(returned).__name__)
         self._check_callback_names(list(returned), "callback_on_step_end returned")
-        new: dict[str, Tensor] = {
+        new: dict[str, Any] = {
             name: value
             for name, value in {**shown, **returned}.items()
             if value is not shown.get(name) or (value is not None and not value.equal(kept[name]))
