@@ -86,6 +86,19 @@ def test_other_readers_still_open_the_file(tmp_path, name):
             assert sum(1 for _ in clip.decode(video=0)) == 4
 
 
+@pytest.mark.parametrize("extra", ["", "x"])
+def test_webp_chunks_fill_the_file_exactly(tmp_path, extra):
+    content = write(tmp_path, "clip.webp", {"vivant": 1, "x": extra}).read_bytes()
+    assert struct.unpack_from("<I", content, 4)[0] == len(content) - 8
+    kinds, at = [], 12
+    while at < len(content):
+        kind, length = struct.unpack_from("<4sI", content, at)
+        kinds.append(kind)
+        at += 8 + length + length % 2
+    assert at == len(content)
+    assert kinds == [b"VP8X", b"ANIM", *[b"ANMF"] * 4, b"EXIF"]
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     st.dictionaries(
