@@ -68,21 +68,21 @@ def schedules(solver: Solver, request: PIARequest) -> tuple[Schedule, ...]:
     Raises:
         InputError: E-STRENGTH-STEPS when no step is left.
     """
-    freeinit = request.free_init
-    counts = [request.num_inference_steps]
+    freeinit, num_steps = request.free_init, request.num_inference_steps
+    if int(num_steps * request.strength) == 0:
+        raise InputError(
+            "E-STRENGTH-STEPS",
+            f"strength {request.strength} of {num_steps} steps leaves no step.",
+            "",
+            "Raise strength or num_inference_steps.",
+        )
+    counts = [num_steps]
     if freeinit is not None:
-        counts = [freeinit.num_steps(k, counts[0]) for k in range(freeinit.num_iters)]
+        counts = [freeinit.num_steps(k, num_steps) for k in range(freeinit.num_iters)]
     plans = []
-    for num_steps in counts:
-        kept = min(int(num_steps * request.strength), num_steps)
-        if kept == 0:
-            raise InputError(
-                "E-STRENGTH-STEPS",
-                f"strength {request.strength} of {num_steps} steps leaves no step.",
-                "",
-                "Raise strength or num_inference_steps.",
-            )
-        plans.append(solver.schedule(num_steps)[(num_steps - kept) * solver.order :])
+    for count in counts:
+        kept = max(1, int(count * request.strength))  # a coarse iteration of FreeInit takes a step at least
+        plans.append(solver.schedule(count)[(count - kept) * solver.order :])
     return tuple(plans)
 
 
