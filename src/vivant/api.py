@@ -1,12 +1,11 @@
 """One call each: `Animator` makes a clip of a picture, and `Result` is what comes back."""
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from os import PathLike
 from pathlib import Path
-from secrets import randbits
 from typing import Any, Self
 
 import numpy as np
@@ -17,32 +16,20 @@ from PIL import Image
 
 from vivant import __version__, placement
 from vivant.denoise import State
-from vivant.errors import Cancelled, InputError, OutputError
+from vivant.errors import Cancelled, OutputError
 from vivant.hub.digest import weights_digest
-from vivant.media.checks import Finding, check_clip
+from vivant.media.checks import DARK, Finding, check_clip
 from vivant.media.frames import frames_hash
 from vivant.media.recipe import image_digest
-from vivant.media.still import natural_size, read_still
-from vivant.media.video import check_output, write_clip
+from vivant.media.video import write_clip
 from vivant.pia.compile import compile_unet
 from vivant.pia.config import Numerics
 from vivant.pia.decode import decode, to_bytes
 from vivant.pia.generate import schedules, timesteps
 from vivant.pia.motion import MotionAdapter
 from vivant.pipelines.pia import PIAPipeline
-from vivant.request import NEGATIVE_PROMPT, PIARequest
+from vivant.preflight import SCHEDULER, Limits, Models, check_request, read_stills
 from vivant.schedulers import DDIMScheduler
-
-PIA_ADAPTER = "openmmlab/PIA-condition-adapter"
-SCHEDULER = {
-    "beta_start": 0.00085,
-    "beta_end": 0.012,
-    "beta_schedule": "linear",
-    "clip_sample": False,
-    "set_alpha_to_one": False,
-    "steps_offset": 1,
-}
-"""PIA's preset: the noise schedule that its motion modules were trained with."""
 
 
 @dataclass(frozen=True)
@@ -54,12 +41,14 @@ class Progress:
         total: steps of the run.
         seconds: since the first step began.
         latents: the clean latents as predicted so far, `b 4 f h w`, for a preview.
+        peak_memory: as in `Report`.
     """
 
     step: int
     total: int
     seconds: float
     latents: torch.Tensor
+    peak_memory: int | None = None
 
     @property
     def remaining(self) -> float:
@@ -135,18 +124,22 @@ class Result:
 class Animator:
     """Animates pictures with one base model and PIA. Numerics are the original's, the scheduler is PIA's preset."""
 
-    def __init__(self, pipeline: PIAPipeline, sources: dict[str, str], dtype_reason: str, load_seconds: float):
+    def __init__(
+        self, pipeline: PIAPipeline, origins: Mapping[str, Any], dtype_reason: str, load_seconds: float, compiled: bool
+    ):
         self.pipeline = pipeline
-        self._sources = sources
+        self.compiled = compiled
+        self._origins = origins
         self._dtype_reason = dtype_reason
+        self._notes = tuple(pipeline.notes)
         self._load_seconds = load_seconds
-        self._digests: dict[str, str] = {}
+        self._digests: dict[str, tuple[torch.nn.Module, str]] = {}
 
     @classmethod
     def from_pretrained(
         cls,
         base: str | Path,
-        motion_adapter: str | Path = PIA_ADAPTER,
+        motion_adapter: str | Path | None = None,
         *,
         numerics: Numerics = "original",
         dtype: torch.dtype | None = None,
@@ -154,6 +147,7 @@ class Animator:
         compile: bool = False,
         variant: str | None = None,
         revision: str | None = None,
+        adapter_revision: str | None = None,
         cache_dir: str | Path | None = None,
         local_files_only: bool = False,
         token: str | bool | None = None,
@@ -162,33 +156,40 @@ class Animator:
 
         Args:
             base: folder or hub id of a Stable Diffusion 1.5 repository.
-            motion_adapter: folder or hub id of PIA's motion adapter.
+            motion_adapter: folder or hub id of PIA's motion adapter; openmmlab/PIA-condition-adapter if not given,
+                unless `base` holds motion modules itself (as `PIAPipeline.save_pretrained` writes it).
             numerics: ``"original"``, what the weights were trained with, or ``"diffusers"``.
             dtype: data type of the weights; by default bfloat16 where the processor has it natively.
             device: where to compute; the best accelerator if not given.
             compile: compile the network; the first step takes minutes, every further one is faster.
             variant: file variant of both, such as ``"fp16"``.
             revision: branch, tag or commit of the base.
+            adapter_revision: branch, tag or commit of the adapter.
             cache_dir: hub cache.
             local_files_only: never touch the network.
             token: hub token.
+
+        Raises:
+            LoadError: what is missing, unreadable or of another family; most of it before any tensor is read.
+            InputError: E-DEVICE, and models that do not go together.
         """
         start = time.perf_counter()
-        device = device or placement.best_device()
-        reason = "as asked"
-        if dtype is None:
-            dtype, reason = placement.default_dtype(device)
-        hub = {"cache_dir": cache_dir, "local_files_only": local_files_only, "token": token}
-        adapter = MotionAdapter.from_pretrained(motion_adapter, dtype=dtype, variant=variant, **hub)
-        pipeline = PIAPipeline.from_pretrained(
-            base, motion_adapter=adapter, numerics=numerics, dtype=dtype, variant=variant, revision=revision, **hub
-        )
+        device, dtype, reason = _place(device, dtype)
+        hub: dict[str, Any] = {"cache_dir": cache_dir, "local_files_only": local_files_only, "token": token}
+        hub["variant"] = variant
+        models = Models.find(base, motion_adapter, revision=revision, adapter_revision=adapter_revision, **hub)
+        parts = {}
+        if models.adapter is not None:
+            source = models.adapter.source
+            parts["motion_adapter"] = MotionAdapter.from_pretrained(
+                source, dtype=dtype, revision=adapter_revision, **hub
+            )
+        pipeline = PIAPipeline.from_pretrained(base, numerics=numerics, dtype=dtype, revision=revision, **hub, **parts)
         pipeline.scheduler = DDIMScheduler(**SCHEDULER)
         pipeline.to(device)
         if compile:
             compile_unet(pipeline.unet)
-        sources = {"base": _name(base), "motion_adapter": _name(motion_adapter)}
-        return cls(pipeline, sources, reason, time.perf_counter() - start)
+        return cls(pipeline, models.origins(), reason, time.perf_counter() - start, compile)
 
     def animate(
         self,
@@ -206,18 +207,18 @@ class Animator:
             prompt: what happens.
             progress: called after every step.
             cancel: asked after every step; True stops the run with `Cancelled`, and nothing is decoded.
-            parameters: the other fields of `vivant.request.PIARequest`. The negative prompt defaults to PIA's own,
-                the size to that of the picture with its longer side at most 512.
+            parameters: the other fields of `vivant.request.PIARequest`. The negative prompt defaults to PIA's own
+                where guidance reads one, the size to that of the picture with its longer side at most 512.
 
         Raises:
             InputError: for every parameter or picture that cannot be honoured, before anything is computed.
             OutputError: E-OUTPUT-NAN.
             Cancelled: E-CANCELLED.
         """
-        stills = [read_still(source) for source in _listed(image)]
-        request = PIARequest.build(**{"negative_prompt": NEGATIVE_PROMPT, **parameters, "prompt": prompt})
-        request = self._completed(request, stills[0].image)
-        total = len(timesteps(schedules(self.pipeline.scheduler.solver, request)))
+        stills = read_stills(image)
+        solver = self.pipeline.scheduler.solver
+        request = check_request(parameters, prompt, stills, solver, self._limits)
+        total = len(timesteps(schedules(solver, request)))
         said = len(self.pipeline.notes)
 
         start = time.perf_counter()
@@ -229,7 +230,8 @@ class Animator:
                 )
             if progress is not None:
                 shown = state.x if state.x0 is None else state.x0
-                progress(Progress(state.i + 1, total, time.perf_counter() - start, shown))
+                held = placement.peak_memory(self.pipeline.memory.device)
+                progress(Progress(state.i + 1, total, time.perf_counter() - start, shown, held))
             return state
 
         latents = self.pipeline.denoise(request, [s.image for s in stills], _generators(request.seed), on_step)
@@ -239,13 +241,13 @@ class Animator:
         clips = tuple(rearrange(frames, "(b f) h w c -> b f h w c", f=request.num_frames).numpy())
         end = time.perf_counter()
 
-        dark = max(np.asarray(s.image).max() for s in stills) <= 3
+        dark = max(int(np.asarray(s.image).max()) for s in stills) <= DARK
         report = Report(
             {"load": self._load_seconds, "denoise": middle - start, "decode": end - middle},
             placement.peak_memory(self.pipeline.memory.device),
             self.pipeline.memory.device,
             f"{str(self.pipeline.dtype).removeprefix('torch.')}: {self._dtype_reason}",
-            (*(note for s in stills for note in s.notes), *self.pipeline.notes[said:]),
+            (*self._notes, *(note for s in stills for note in s.notes), *self.pipeline.notes[said:]),
             tuple(finding for clip in clips for finding in check_clip(clip, dark)),
         )
         recipe = {
@@ -253,66 +255,43 @@ class Animator:
             "kind": "pia",
             "request": request.to_json(),
             "models": self._models(),
+            "device": self.pipeline.memory.device,
             "image": {
                 "digests": [image_digest(s.image) for s in stills],
                 "sizes": [list(s.image.size) for s in stills],
-                "dark": bool(dark),
+                "dark": dark,
             },
             "frames_hashes": [frames_hash(clip) for clip in clips],
             "versions": {"vivant": __version__, **{name: version(name) for name in ("torch", "transformers")}},
         }
         return Result(clips, request.fps, recipe, report)
 
-    def _completed(self, request: PIARequest, image: Image.Image) -> PIARequest:
-        """The request with everything decided: size, and seeds that can be repeated."""
-        width, height = natural_size(image)
-        seeds = request.seed if isinstance(request.seed, tuple) else (request.seed,)
-        seeds = tuple(randbits(63) if seed == -1 else seed for seed in seeds)
-        return replace(
-            request,
-            height=request.height or height,
-            width=request.width or width,
-            seed=seeds if isinstance(request.seed, tuple) else seeds[0],
-        )
+    @property
+    def _limits(self) -> Limits:
+        encoder: Any = self.pipeline.text_encoder
+        return Limits(self.pipeline.unet.settings.motion_max_seq_length, encoder.config.num_hidden_layers)
+
+    def weights(self) -> dict[str, str]:
+        """Content hashes of the networks; each is hashed once, at the first call that needs it."""
+        pipeline = self.pipeline
+        for name in ("unet", "vae", "text_encoder"):
+            part = getattr(pipeline, name)
+            if name not in self._digests or self._digests[name][0] is not part:
+                self._digests[name] = part, weights_digest(part)
+        return {name: digest for name, (_, digest) in self._digests.items()}
 
     def _models(self) -> dict[str, Any]:
-        """What the result depends on besides the request; weights are hashed once, at the first clip."""
+        """What the result depends on besides the request."""
         pipeline = self.pipeline
-        if not self._digests:
-            parts = {"unet": pipeline.unet, "vae": pipeline.vae, "text_encoder": pipeline.text_encoder}
-            self._digests = {name: weights_digest(part) for name, part in parts.items()}
+        scheduler = {k: v for k, v in pipeline.scheduler.config.items() if not k.startswith("_")}
         return {
-            **self._sources,
-            "weights": self._digests,
+            **self._origins,
+            "weights": self.weights(),
             "numerics": pipeline.numerics,
             "dtype": str(pipeline.dtype).removeprefix("torch."),
-            "scheduler": {"_class_name": type(pipeline.scheduler).__name__, **dict(pipeline.scheduler.config)},
+            "compiled": self.compiled,
+            "scheduler": {"_class_name": type(pipeline.scheduler).__name__, **scheduler},
         }
-
-
-def check_animate(
-    image: Any, prompt: str, output: str | PathLike[str] | None = None, overwrite: bool = False, **parameters: Any
-) -> PIARequest:
-    """Refuse bad input before anything heavy is loaded: parameters, picture and output file.
-
-    Returns:
-        The request as `Animator.animate` would read it.
-    """
-    request = PIARequest.build(**{"negative_prompt": NEGATIVE_PROMPT, **parameters, "prompt": prompt})
-    for source in _listed(image):
-        read_still(source)
-    if output is not None:
-        check_output(output, overwrite=overwrite)
-    return request
-
-
-def _listed(image: Any) -> list[Any]:
-    items = list(image) if isinstance(image, list | tuple) else [image]
-    if not items:
-        raise InputError(
-            "E-IMAGE-NONE", "No picture was given.", "", "Give a path, a PIL picture, an array or a tensor."
-        )
-    return items
 
 
 def _generators(seed: int | tuple[int, ...]) -> Any:
@@ -321,6 +300,13 @@ def _generators(seed: int | tuple[int, ...]) -> Any:
     return [torch.Generator().manual_seed(one) for one in seed]
 
 
-def _name(source: str | Path) -> str:
-    """A hub id as it is, of a folder only its name: a recipe holds no paths."""
-    return Path(source).name if Path(source).exists() else str(source)
+def _place(device: str | None, dtype: torch.dtype | None) -> tuple[str, torch.dtype, str]:
+    """Device and data type, both tried, and why this type."""
+    reason = "as asked"
+    if device is not None:
+        placement.check_place(device, torch.float32)
+    device = device or placement.best_device()
+    if dtype is None:
+        dtype, reason = placement.default_dtype(device)
+    placement.check_place(device, dtype)
+    return device, dtype, reason

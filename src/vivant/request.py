@@ -7,6 +7,7 @@ before anything heavy is loaded.
 import dataclasses
 import difflib
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Self, TypeGuard, get_args
@@ -217,14 +218,15 @@ def _check_int(name: str, value: object, low: int, high: int | None = None) -> N
 
 
 def _check_number(name: str, value: object, low: float, high: float) -> None:
-    if not (_is_number(value) and low <= value <= high and value < math.inf):  # NaN fails every comparison
+    # NaN fails every comparison; a whole number can be too large for a float.
+    if not (_is_number(value) and low <= value <= high and value <= sys.float_info.max):
         limits = f"{low:g} or more" if high == math.inf else f"from {low:g} to {high:g}"
         raise InputError(_CODES[name], f"{name} is {value!r}.", "", f"Give a number, {limits}.")
 
 
 def _check_side(name: str, value: object) -> None:
     if not (_is_whole(value) and 8 <= value <= MAX_SIDE and value % 8 == 0):
-        near = max(8, min(MAX_SIDE, round(value / 8) * 8)) if _is_whole(value) else 512
+        near = max(8, min(MAX_SIDE, (value + 4) // 8 * 8)) if _is_whole(value) else 512
         raise InputError(
             "E-SIZE",
             f"{name} is {value!r}.",

@@ -49,15 +49,20 @@ def webm(
     _film(clip, path, fps, text, "libvpx-vp9", speed | rate, bitrate, {})
 
 
-def gif(clip: Clip, path: Path, fps: Fraction, text: str | None) -> None:
-    """One palette for the whole clip; frame times in centiseconds, each rounded from the exact time; loops."""
-    if fps > _GIF_MAX_FPS:
+def check_rate(suffix: str, fps: Fraction) -> None:
+    """Refuse (E-OUTPUT-FPS) a rate that the format of this suffix cannot show."""
+    if suffix == ".gif" and fps > _GIF_MAX_FPS:
         raise InputError(
             "E-OUTPUT-FPS",
             f"A GIF cannot show {float(fps):g} frames a second.",
             f"Its clock ticks 100 times a second, and viewers slow down above {_GIF_MAX_FPS}.",
             "Write mp4, webm, webp or apng.",
         )
+
+
+def gif(clip: Clip, path: Path, fps: Fraction, text: str | None) -> None:
+    """One palette for the whole clip; frame times in centiseconds, each rounded from the exact time; loops."""
+    check_rate(".gif", fps)
     ends = frames.frame_ends(len(clip), fps, 100)
     starts = [0, *ends[:-1]]
     options = {"loop": "0", "final_delay": str(ends[-1] - starts[-1])}

@@ -13,7 +13,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from vivant.errors import InputError, LoadError
+from vivant.errors import InputError, LoadError, OutputError
 from vivant.media import encode
 from vivant.media.atomic import check_folder, check_target, replacing, replacing_folder
 from vivant.media.decode import ClipInfo, probe, read_clip
@@ -94,18 +94,32 @@ def write_clip(
     return target
 
 
-def check_output(path: str | PathLike[str], *, overwrite: bool = False) -> Path:
+def check_output(
+    path: str | PathLike[str], *, overwrite: bool = False, fps: Rate | None = None, sidecar: bool = True
+) -> Path:
     """Refuse, before any work, a path to which `write_clip` could not write.
 
+    Args:
+        path: as for `write_clip`.
+        overwrite: likewise.
+        fps: the rate, if the format is to be asked whether it can hold it.
+        sidecar: whether a recipe is to be written beside the clip too.
+
     Raises:
-        InputError: E-OUTPUT-SUFFIX.
+        InputError: E-OUTPUT-SUFFIX, E-OUTPUT-FPS.
         OutputError: E-OUTPUT-EXISTS, E-OUTPUT-FOLDER, E-OUTPUT-WRITE.
     """
     target, suffix = _target(path)
+    if fps is not None:
+        encode.check_rate(suffix, as_rate(fps))
     if suffix == "":
         check_folder(target, overwrite=overwrite, ours=_FRAME_FILES)
     else:
         check_target(target, overwrite=overwrite)
+    if sidecar:
+        check_target(sidecar_of(target), overwrite=overwrite)
+    if not os.access(target.parent, os.W_OK):
+        raise OutputError("E-OUTPUT-WRITE", f"The folder {target.parent} cannot be written to.", "", "Choose another.")
     return target
 
 

@@ -136,27 +136,31 @@ class MotionAdapter(Model):
         return {**chosen, "in_channels": s.conv_in_channels} if s.conv_in_channels else chosen
 
     def check_fits(self, unet_config: Any) -> None:
-        """Refuse a base whose resolutions, layers or groups are not those that this adapter was trained on.
+        """Refuse a base that this adapter was not trained on, see `check_adapter_fits`."""
+        check_adapter_fits(self.settings, unet_config)
 
-        Raises:
-            InputError: E-ADAPTER-FIT naming the field that differs.
-        """
-        s = self.settings
-        num_blocks = len(s.block_out_channels)
-        ours = {
-            "block_out_channels": s.block_out_channels,
-            "layers_per_block": per_block(s.motion_layers_per_block, num_blocks, "motion_layers_per_block"),
-            "norm_num_groups": s.motion_norm_num_groups,
-        }
-        base = {name: getattr(unet_config, name) for name in ours}
-        if isinstance(base["layers_per_block"], int):
-            base["layers_per_block"] = (base["layers_per_block"],) * len(unet_config.block_out_channels)
-        for name, value in ours.items():
-            if base[name] != value:
-                raise InputError(
-                    "E-ADAPTER-FIT",
-                    f"The motion adapter does not fit this base model: {name} is {value} in the adapter "
-                    f"and {base[name]} in the base.",
-                    "Motion modules work on the model family that they were trained on.",
-                    "Use a Stable Diffusion 1.5 base with a Stable Diffusion 1.5 adapter.",
-                )
+
+def check_adapter_fits(adapter: MotionAdapterConfig, unet_config: Any) -> None:
+    """Refuse a base whose resolutions, layers or groups are not those that an adapter was trained on.
+
+    Raises:
+        InputError: E-ADAPTER-FIT naming the field that differs.
+    """
+    num_blocks = len(adapter.block_out_channels)
+    ours = {
+        "block_out_channels": adapter.block_out_channels,
+        "layers_per_block": per_block(adapter.motion_layers_per_block, num_blocks, "motion_layers_per_block"),
+        "norm_num_groups": adapter.motion_norm_num_groups,
+    }
+    base = {name: getattr(unet_config, name) for name in ours}
+    if isinstance(base["layers_per_block"], int):
+        base["layers_per_block"] = (base["layers_per_block"],) * len(unet_config.block_out_channels)
+    for name, value in ours.items():
+        if base[name] != value:
+            raise InputError(
+                "E-ADAPTER-FIT",
+                f"The motion adapter does not fit this base model: {name} is {value} in the adapter "
+                f"and {base[name]} in the base.",
+                "Motion modules work on the model family that they were trained on.",
+                "Use a Stable Diffusion 1.5 base with a Stable Diffusion 1.5 adapter.",
+            )

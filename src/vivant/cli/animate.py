@@ -1,0 +1,285 @@
+"""`vivant animate`: from a picture and a sentence to a clip."""
+
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import Annotated, Any
+
+from typer import Argument, Option
+
+from vivant.cli.screen import reporting
+from vivant.errors import InputError
+
+CLIP, MOTION, SAMPLING, FREEINIT, MODELS, OUTPUT = "Clip", "Motion", "Sampling", "FreeInit", "Models", "Output"
+
+
+class Numerics(StrEnum):
+    """Values of --numerics."""
+
+    original = "original"
+    diffusers = "diffusers"
+
+
+class Dtype(StrEnum):
+    """Values of --dtype."""
+
+    auto = "auto"
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
+class Fit(StrEnum):
+    """Values of --fit."""
+
+    crop = "crop"
+    pad = "pad"
+    stretch = "stretch"
+
+
+def option(flag: str, text: str, heading: str, **more: Any) -> Any:
+    """An option under a heading of the help."""
+    return Option(*flag.split(), help=text, rich_help_panel=heading, **more)
+
+
+def animate(
+    photo: Annotated[str, Argument(help="The picture: a path or an http(s) address.")],
+    prompt: Annotated[str, Argument(help="What happens, in a sentence.")],
+    base: Annotated[str, option("--base", "Stable Diffusion 1.5 repository: a folder or a hub id.", MODELS)],
+    output: Annotated[
+        list[str],
+        option(
+            "--output -o",
+            "Where to write: .mp4, .webm, .gif, .webp, .apng, .png (contact sheet) or a folder/ of PNG files. "
+            "Can be given several times.",
+            OUTPUT,
+        ),
+    ],
+    motion_adapter: Annotated[
+        str | None,
+        option(
+            "--motion-adapter",
+            "PIA's motion adapter: a folder or a hub id; openmmlab/PIA-condition-adapter if not given.",
+            MODELS,
+        ),
+    ] = None,
+    # The clip
+    negative_prompt: Annotated[
+        str | None, option("--negative-prompt", "What to avoid; a list of PIA's own if not given.", CLIP)
+    ] = None,
+    num_frames: Annotated[int, option("--frames", "Frames of the clip.", CLIP)] = 16,
+    fps: Annotated[float, option("--fps", "Frames a second of the file; the frames are the same.", CLIP)] = 8.0,
+    size: Annotated[
+        str | None,
+        option(
+            "--size",
+            "WIDTHxHEIGHT in pixels, multiples of 8; the picture's, with its longer side at most 512, if not given.",
+            CLIP,
+        ),
+    ] = None,
+    height: Annotated[int | None, option("--height", "Height in pixels, in place of --size.", CLIP)] = None,
+    width: Annotated[int | None, option("--width", "Width in pixels, in place of --size.", CLIP)] = None,
+    fit: Annotated[Fit, option("--fit", "How a picture of another shape is brought to the size.", CLIP)] = Fit.crop,
+    num_videos_per_prompt: Annotated[
+        int, option("--num-videos", "Clips to make; the names get -0, -1, … before the suffix.", CLIP)
+    ] = 1,
+    seed: Annotated[
+        str, option("--seed", "Seed of the noise, or one for each clip (1,2,3); -1 draws and records one.", CLIP)
+    ] = "-1",
+    # Motion
+    motion: Annotated[
+        str,
+        option(
+            "--motion",
+            "animate:, loop: or style: with small, moderate or large; or a number 0 to 8; or one affinity to the "
+            "picture for every frame (1,0.9,0.8,…).",
+            MOTION,
+        ),
+    ] = "animate:small",
+    cond_frame: Annotated[int, option("--cond-frame", "The frame that is the picture, from 0.", MOTION)] = 0,
+    # Sampling
+    num_inference_steps: Annotated[int, option("--steps", "Denoising steps.", SAMPLING)] = 25,
+    guidance_scale: Annotated[
+        float, option("--guidance", "How strictly to follow the prompt; 1 and below switch guidance off.", SAMPLING)
+    ] = 7.5,
+    image_guidance_scale: Annotated[
+        float | None,
+        option("--image-guidance", "Separate strength of the picture, for half more time; off if not given.", SAMPLING),
+    ] = None,
+    strength: Annotated[
+        float, option("--strength", "How far to move from the picture: above 0, at most 1.", SAMPLING)
+    ] = 1.0,
+    eta: Annotated[float, option("--eta", "Share of fresh noise in every step, 0 to 1.", SAMPLING)] = 0.0,
+    clip_skip: Annotated[
+        int | None, option("--clip-skip", "Last layers of the text encoder to leave out.", SAMPLING)
+    ] = None,
+    freeu: Annotated[
+        str | None,
+        option("--freeu", "FreeU's scales S1,S2,B1,B2, such as 0.9,0.2,1.2,1.4; off if not given.", SAMPLING),
+    ] = None,
+    # FreeInit
+    free_init: Annotated[
+        bool, option("--free-init", "Denoise several times for a steadier clip; takes that much longer.", FREEINIT)
+    ] = False,
+    free_init_num_iters: Annotated[
+        int | None, option("--free-init-iters", "How many times; 3 if not given.", FREEINIT)
+    ] = None,
+    free_init_use_fast_sampling: Annotated[
+        bool, option("--free-init-fast", "Fewer steps in the early iterations.", FREEINIT)
+    ] = False,
+    free_init_method: Annotated[
+        str | None,
+        option("--free-init-method", "butterworth (if not given), gaussian, ideal or box.", FREEINIT),
+    ] = None,
+    free_init_order: Annotated[
+        float | None, option("--free-init-order", "Order of the butterworth filter; 4 if not given.", FREEINIT)
+    ] = None,
+    free_init_spatial_stop_frequency: Annotated[
+        float | None, option("--free-init-spatial", "Stop frequency in space; 0.25 if not given.", FREEINIT)
+    ] = None,
+    free_init_temporal_stop_frequency: Annotated[
+        float | None, option("--free-init-temporal", "Stop frequency in time; 0.25 if not given.", FREEINIT)
+    ] = None,
+    # Models
+    numerics: Annotated[
+        Numerics,
+        option("--numerics", "What the weights were trained with, or what diffusers computes.", MODELS),
+    ] = Numerics.original,
+    dtype: Annotated[
+        Dtype, option("--dtype", "Data type of the weights; auto: bfloat16 where it is native.", MODELS)
+    ] = Dtype.auto,
+    device: Annotated[
+        str | None, option("--device", "cpu, cuda, cuda:1, mps, …; the best there is if not given.", MODELS)
+    ] = None,
+    compile: Annotated[
+        bool, option("--compile", "Compile the network: minutes at the start, every step faster.", MODELS)
+    ] = False,
+    variant: Annotated[str | None, option("--variant", "File variant of the weights, such as fp16.", MODELS)] = None,
+    revision: Annotated[str | None, option("--revision", "Branch, tag or commit of the base.", MODELS)] = None,
+    adapter_revision: Annotated[
+        str | None, option("--adapter-revision", "Branch, tag or commit of the adapter.", MODELS)
+    ] = None,
+    cache_dir: Annotated[str | None, option("--cache-dir", "Hub cache; HF_HOME decides if not given.", MODELS)] = None,
+    offline: Annotated[bool, option("--offline", "Never touch the network.", MODELS)] = False,
+    # Output
+    overwrite: Annotated[bool, option("--overwrite", "Replace files that exist.", OUTPUT)] = False,
+    json: Annotated[bool, option("--json", "Print one JSON object, and nothing else.", OUTPUT)] = False,
+) -> None:
+    """Make a clip of a picture.
+
+    Everything that cannot be honoured is refused before a model is loaded. Ctrl-C stops at once and writes nothing.
+    """
+    with reporting(json) as screen:
+        request: dict[str, Any] = {
+            "motion": motion_of(motion),
+            "cond_frame": cond_frame,
+            "num_frames": num_frames,
+            **sides_of(size, height, width),
+            "fit": fit.value,
+            "num_inference_steps": num_inference_steps,
+            "guidance_scale": guidance_scale,
+            "image_guidance_scale": image_guidance_scale,
+            "strength": strength,
+            "eta": eta,
+            "clip_skip": clip_skip,
+            "num_videos_per_prompt": num_videos_per_prompt,
+            "seed": seed_of(seed),
+            "fps": fps,
+        }
+        if negative_prompt is not None:
+            request["negative_prompt"] = negative_prompt
+        scales = scales_of(freeu)
+        passes = passes_of(
+            free_init,
+            num_iters=free_init_num_iters,
+            use_fast_sampling=free_init_use_fast_sampling or None,
+            method=free_init_method,
+            order=free_init_order,
+            spatial_stop_frequency=free_init_spatial_stop_frequency,
+            temporal_stop_frequency=free_init_temporal_stop_frequency,
+        )
+
+        from vivant.cli import making
+
+        request |= making.settings(passes, scales)
+        loading = making.Loading(
+            base=base,
+            motion_adapter=motion_adapter,
+            numerics=numerics.value,
+            dtype=dtype.value,
+            device=device,
+            compile=compile,
+            variant=variant,
+            revision=revision,
+            adapter_revision=adapter_revision,
+            cache_dir=cache_dir,
+            offline=offline,
+        )
+        making.animate(screen, loading, photo, prompt, request, output, overwrite)
+
+
+def motion_of(text: str) -> str | int | float | tuple[float, ...]:
+    """A motion's name, number or curve as typed."""
+    if "," in text:
+        return tuple(numbers_of(text, "E-MOTION-CURVE", "--motion"))
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def seed_of(text: str) -> int | tuple[int, ...]:
+    """One seed, or several with commas."""
+    try:
+        seeds = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise InputError(
+            "E-SEED", f"--seed is {text!r}.", "", "Give a whole number, or one for each clip: 1,2,3."
+        ) from None
+    return seeds[0] if len(seeds) == 1 else seeds
+
+
+def sides_of(size: str | None, height: int | None, width: int | None) -> dict[str, int | None]:
+    """Height and width, from one of their two spellings."""
+    if size is None:
+        return {"height": height, "width": width}
+    if height is not None or width is not None:
+        raise InputError("E-SIZE-TWICE", "--size is given, and --height or --width too.", "", "Give one of them.")
+    sides = size.lower().replace("×", "x").split("x")
+    if len(sides) != 2 or not all(side.strip().isdecimal() and len(side) < 10 for side in sides):
+        raise InputError("E-SIZE", f"--size is {size!r}.", "", "Give WIDTHxHEIGHT in pixels, such as 512x384.")
+    return {"height": int(sides[1]), "width": int(sides[0])}
+
+
+def scales_of(text: str | None) -> Sequence[float] | None:
+    """FreeU's four scales."""
+    if text is None:
+        return None
+    scales = numbers_of(text, "E-FREEU-SCALE", "--freeu")
+    if len(scales) != 4:
+        raise InputError(
+            "E-FREEU-SCALE", f"--freeu has {len(scales)} scales.", "", "Give four, S1,S2,B1,B2: 0.9,0.2,1.2,1.4."
+        )
+    return scales
+
+
+def passes_of(enabled: bool, **settings: Any) -> dict[str, Any] | None:
+    """The settings of FreeInit that were given; None where it is off."""
+    given = {name: value for name, value in settings.items() if value is not None}
+    if given and not enabled:
+        raise InputError(
+            "E-FREEINIT-OFF",
+            f"{', '.join(given)} of FreeInit is given, and FreeInit is off.",
+            "It would be ignored.",
+            "Add --free-init.",
+        )
+    return given if enabled else None
+
+
+def numbers_of(text: str, code: str, flag: str) -> list[float]:
+    """Numbers with commas between them; one at the end is allowed."""
+    try:
+        return [float(part) for part in text.removesuffix(",").split(",")]
+    except ValueError:
+        raise InputError(code, f"{flag} is {text!r}.", "", "Give numbers with commas between them.") from None

@@ -1,0 +1,203 @@
+"""What `animate` and `redo` have in common: check, load, animate, write, and say so. Imports torch."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import torch
+import typer
+
+from vivant.api import Animator, Result
+from vivant.cli.screen import Screen, code_of, duration, error_json, print_json, size, stoppable, unstoppable
+from vivant.errors import OutputError, VivantError
+from vivant.freeinit import FreeInit
+from vivant.media.still import Still, read_still
+from vivant.media.video import check_output
+from vivant.pia.freeu import FreeU
+from vivant.placement import check_place
+from vivant.preflight import Models, check_animate
+
+DTYPES = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Loading:
+    """Which models, and how: the options of the group Models."""
+
+    base: str
+    motion_adapter: str | None
+    numerics: Any
+    dtype: str
+    device: str | None
+    compile: bool
+    variant: str | None
+    revision: str | None
+    adapter_revision: str | None
+    cache_dir: str | None
+    offline: bool
+
+    def _where(self) -> dict[str, Any]:
+        return {
+            "variant": self.variant,
+            "revision": self.revision,
+            "adapter_revision": self.adapter_revision,
+            "cache_dir": self.cache_dir,
+            "local_files_only": self.offline,
+        }
+
+    def check(self) -> Models:
+        """Refuse what cannot work, from small files and the names of large ones."""
+        if self.device is not None:
+            check_place(self.device, DTYPES[self.dtype] or torch.float32)
+        return Models.find(self.base, self.motion_adapter, **self._where())
+
+    def load(self, screen: Screen) -> Animator:
+        """The animator."""
+        if screen.json:
+            from huggingface_hub.utils import disable_progress_bars
+
+            disable_progress_bars()
+        screen.say("Loading the models.")
+        return Animator.from_pretrained(
+            self.base,
+            self.motion_adapter,
+            numerics=self.numerics,
+            dtype=DTYPES[self.dtype],
+            device=self.device,
+            compile=self.compile,
+            **self._where(),
+        )
+
+
+def settings(passes: Mapping[str, Any] | None, scales: Sequence[float] | None) -> dict[str, Any]:
+    """FreeInit and FreeU of a request."""
+    return {
+        "free_init": None if passes is None else FreeInit(**passes),
+        "freeu": None if scales is None else FreeU(*scales),
+    }
+
+
+def animate(
+    screen: Screen,
+    loading: Loading,
+    photo: str,
+    prompt: str,
+    request: Mapping[str, Any],
+    outputs: Sequence[str],
+    overwrite: bool,
+) -> None:
+    """All of `vivant animate` behind the reading of its options."""
+    still = read_still(photo)
+    decided = check_animate(still, prompt, **request)
+    count = decided.num_videos_per_prompt
+    targets = [numbered(outputs, k, count) for k in range(count)]
+    check_targets([path for paths in targets for path in paths], [photo], overwrite, decided.fps)
+    models = loading.check()
+    check_animate(still, prompt, limits=models.limits, **request)
+    with stoppable() as stopped:
+        animator = loading.load(screen)
+        fields = {name: getattr(decided, name) for name in decided.__dataclass_fields__}
+        result = run(screen, animator, [still], fields, stopped)
+    shown = write(screen, result, dict(enumerate(targets)), overwrite)
+    finish(screen, result, shown)
+
+
+def run(screen: Screen, animator: Animator, stills: list[Still], fields: Mapping[str, Any], stopped: Any) -> Result:
+    """Animate with progress; `fields` are those of a request."""
+    f, w, h = (fields[name] for name in ("num_frames", "width", "height"))
+    screen.say(f"Animating: {f} frames of {w} x {h}, {fields['num_inference_steps']} steps, seed {fields['seed']}.")
+    with screen.progress() as progress:
+        return animator.animate(stills, progress=progress, cancel=stopped, **fields)
+
+
+def numbered(outputs: Sequence[str], k: int, count: int) -> list[str]:
+    """The names for clip k of count: one clip has the names as given, several get -0, -1, …"""
+    if count == 1:
+        return list(outputs)
+    return [_numbered(path, k) for path in outputs]
+
+
+def _numbered(spelled: str, k: int) -> str:
+    if spelled.endswith("/") or Path(spelled).is_dir():
+        return f"{spelled.rstrip('/')}-{k}/"
+    path = Path(spelled)
+    return str(path.with_name(f"{path.stem}-{k}{path.suffix}"))
+
+
+def check_targets(
+    paths: Sequence[str], sources: Sequence[str | PathLike[str]], overwrite: bool, fps: float | None
+) -> None:
+    """Refuse paths that cannot be written, name one file twice, or would replace a file that is read.
+
+    Raises:
+        InputError, OutputError: as `vivant.media.video.check_output`; E-OUTPUT-TWICE.
+    """
+    taken = {Path(source).resolve(): "is read" for source in sources if "://" not in str(source)}
+    for path in paths:
+        check_output(path, overwrite=overwrite, fps=fps)
+        place = Path(path).resolve()
+        if place in taken:
+            raise OutputError("E-OUTPUT-TWICE", f"{path} {taken[place]} too.", "", "Choose another name.")
+        taken[place] = "is written"
+
+
+def write(
+    screen: Screen, result: Result, targets: Mapping[int, Sequence[str]], overwrite: bool
+) -> list[dict[str, Any]]:
+    """Write clips under their names. A clip that cannot be written does not keep the others from it.
+
+    Args:
+        screen: where to say so.
+        result: holds the clips.
+        targets: index of a clip to its names.
+        overwrite: replace files.
+
+    Returns:
+        For every file its path and hash, or its error.
+    """
+    shown: list[dict[str, Any]] = []
+    failed: VivantError | None = None
+    with unstoppable():
+        for clip, paths in targets.items():
+            for path in paths:
+                try:
+                    result.save(path, clip=clip, overwrite=overwrite)
+                except VivantError as error:
+                    failed = failed or error
+                    shown.append({"path": path, "clip": clip, "error": error_json(error)})
+                else:
+                    shown.append({"path": path, "clip": clip, "frames_hash": result.recipe["frames_hashes"][clip]})
+                    screen.show(path)
+    if failed is not None:
+        screen.failed(failed, {"outputs": shown, **as_json(screen, result)})
+        raise typer.Exit(code_of(failed))
+    return shown
+
+
+def finish(screen: Screen, result: Result, shown: Sequence[Mapping[str, Any]], more: Mapping[str, Any] = {}) -> None:
+    """Say how it went; `more` joins the object."""
+    if screen.json:
+        print_json({"outputs": shown, **as_json(screen, result), **more})
+        return
+    report = result.report
+    memory = "" if report.peak_memory is None else f", {size(report.peak_memory)} at most"
+    screen.say(f"{duration(sum(report.seconds.values()))} on {report.device}{memory}, {report.dtype}.")
+    for note in report.notes:
+        if note not in screen.warnings:
+            screen.say(f"Note: {note}")
+
+
+def as_json(screen: Screen, result: Result) -> dict[str, Any]:
+    """A result as an object."""
+    num_frames, height, width = result.clips[0].shape[:3]
+    return {
+        "width": width,
+        "height": height,
+        "frames": num_frames,
+        "fps": result.fps,
+        "report": result.report.to_json(),
+        "warnings": screen.warnings,
+        "recipe": result.recipe,
+    }

@@ -1,0 +1,246 @@
+"""What commands show: sentences and a progress bar for people, or one JSON object for machines; and exit codes.
+
+Standard output gets the result, standard error everything else. Text from files (a recipe may come from a stranger)
+is shown without control characters, so that it cannot steer a terminal.
+"""
+
+import json
+import signal
+import threading
+import traceback
+import unicodedata
+import warnings
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
+from enum import IntEnum
+from typing import TYPE_CHECKING, Any
+
+import typer
+from typer.core import TyperCommand
+
+from vivant.errors import Cancelled, InputError, LoadError, MissingPackage, OutputError, VivantError, VivantWarning
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from vivant.api import Progress
+
+BIDI = frozenset("\u200e\u200f\u061c\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+"""Characters that reorder the text around them."""
+
+
+class Code(IntEnum):
+    """Exit codes; docs/cli.md explains them."""
+
+    OK = 0
+    UNEXPECTED = 1
+    INPUT = 2
+    LOAD = 3
+    OUTPUT = 4
+    DIFFERENT = 5
+    CANCELLED = 130
+
+
+def code_of(error: BaseException) -> Code:
+    """The exit code for an error."""
+    kinds = {
+        InputError: Code.INPUT,
+        LoadError: Code.LOAD,
+        MissingPackage: Code.LOAD,
+        OutputError: Code.OUTPUT,
+        Cancelled: Code.CANCELLED,
+    }
+    return next((code for kind, code in kinds.items() if isinstance(error, kind)), Code.UNEXPECTED)
+
+
+class Sections(TyperCommand):
+    """A command whose help lists its options under headings, their `rich_help_panel`, without needing rich."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for param in self.get_params(ctx):
+            row = param.get_help_record(ctx)
+            if row is not None:
+                is_option = param.param_type_name == "option"
+                heading = getattr(param, "rich_help_panel", None) or ("Options" if is_option else "Arguments")
+                sections.setdefault(heading, []).append(row)
+        for heading, rows in sections.items():
+            with formatter.section(heading):
+                formatter.write_dl(rows)
+
+
+def clean(text: str) -> str:
+    """Text that is safe to show: control characters, half characters and reordering marks as their codes."""
+    return "".join(c if c == "\n" or not _steers(c) else c.encode("unicode_escape").decode() for c in text)
+
+
+def _steers(char: str) -> bool:
+    return char in BIDI or unicodedata.category(char) in ("Cc", "Cs")
+
+
+def print_json(value: Mapping[str, Any]) -> None:
+    """One JSON object on standard output, in ASCII, whatever the terminal's encoding."""
+    typer.echo(json.dumps(value, indent=2, allow_nan=False, default=str))
+
+
+def error_json(error: VivantError) -> dict[str, str]:
+    """An error as an object."""
+    return {"code": error.code, "what": error.what, "why": error.why, "fix": error.fix}
+
+
+class Screen:
+    """One command's output.
+
+    Attributes:
+        json: show nothing but one object at the end.
+        warnings: what was warned of, each text once.
+    """
+
+    def __init__(self, as_json: bool):
+        self.json = as_json
+        self.warnings: list[str] = []
+
+    @property
+    def err(self) -> "Console":
+        """Standard error as rich sees it; NO_COLOR is honoured there."""
+        from rich.console import Console
+
+        return Console(stderr=True, highlight=False)
+
+    def say(self, text: str) -> None:
+        """A line about what is going on, for people."""
+        if not self.json:
+            typer.echo(clean(text), err=True)
+
+    def show(self, text: str) -> None:
+        """A line of the result, for people."""
+        if not self.json:
+            typer.echo(clean(text))
+
+    def warned(self, text: str) -> None:
+        """Take note of a warning, and show it if it is new."""
+        if text not in self.warnings:
+            self.warnings.append(text)
+            self.say(f"Warning: {text}")
+
+    def failed(self, error: VivantError, more: Mapping[str, Any] | None = None) -> None:
+        """Show why the command failed; `more` joins the object."""
+        if self.json:
+            print_json({"error": error_json(error), **(more or {}), "warnings": self.warnings})
+            return
+        self.say(f"Error [{error.code}]: {error.what}")
+        for text in (error.why, error.fix):
+            if text:
+                self.say(f"  {text}")
+
+    @contextmanager
+    def progress(self) -> "Generator[Callable[[Progress], None]]":
+        """A bar with steps, time left and memory, on a terminal; elsewhere nothing."""
+        console = self.err
+        if self.json or not console.is_terminal:
+            yield lambda at: None
+            return
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+        from rich.progress import Progress as Bar
+
+        columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rest]}")
+        with Bar(*columns, console=console, transient=True) as bar:
+            task = bar.add_task("Animating", total=None, rest="")
+
+            def show(at: "Progress") -> None:
+                doing = "Animating" if at.step < at.total else "Decoding"
+                bar.update(task, description=doing, total=at.total, completed=at.step, rest=_rest(at))
+
+            yield show
+
+
+def _rest(at: "Progress") -> str:
+    memory = "" if at.peak_memory is None else f", {size(at.peak_memory)}"
+    return f"{duration(at.remaining)} left{memory}"
+
+
+def duration(seconds: float) -> str:
+    """1:02:03, or 2:03."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def size(num_bytes: int) -> str:
+    """Bytes as people read them."""
+    return f"{num_bytes / 2**30:.1f} GiB" if num_bytes >= 2**30 else f"{num_bytes / 2**20:.0f} MiB"
+
+
+@contextmanager
+def reporting(as_json: bool) -> Generator[Screen]:
+    """Run a command's body: warnings and errors become lines or an object, and the exit code.
+
+    An error without a code is a fault of ours; people get the traceback to report it.
+    """
+    screen = Screen(as_json)
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", VivantWarning)
+        before = warnings.showwarning
+        warnings.showwarning = lambda message, category, *place: (
+            screen.warned(str(message)) if issubclass(category, VivantWarning) else before(message, category, *place)
+        )
+        error, code = None, Code.OK
+        try:
+            yield screen
+        except (typer.Exit, typer.Abort, BrokenPipeError):
+            raise
+        except VivantError as e:
+            error, code = e, code_of(e)
+        except KeyboardInterrupt:
+            error, code = Cancelled("E-CANCELLED", "Stopped.", "Nothing was written."), Code.CANCELLED
+        except Exception as e:
+            error, code = _unexpected(e), Code.UNEXPECTED
+            if not as_json and error.code == "E-UNEXPECTED":
+                traceback.print_exc()
+    if error is not None:
+        screen.failed(error)
+        raise typer.Exit(code)
+
+
+def _unexpected(error: Exception) -> VivantError:
+    text = f"{type(error).__name__}: {error}"
+    if isinstance(error, MemoryError) or any(words in text for words in ("out of memory", "allocate memory")):
+        return VivantError(
+            "E-MEMORY",
+            "There is not enough memory.",
+            text.splitlines()[0],
+            "Ask for a smaller size or fewer frames, or for bfloat16 (--dtype).",
+        )
+    return VivantError("E-UNEXPECTED", text, "This is a fault of vivant.", "Please report it with the lines above.")
+
+
+@contextmanager
+def stoppable() -> Generator[Callable[[], bool]]:
+    """Ctrl-C stops at once, between two operations of a step; the function given says whether it was pressed."""
+    pressed = threading.Event()
+
+    def stop(*_: Any) -> None:
+        pressed.set()  # in case that a library swallows the exception
+        raise KeyboardInterrupt
+
+    with _on_interrupt(stop):
+        yield pressed.is_set
+
+
+@contextmanager
+def unstoppable() -> Generator[None]:
+    """For the seconds of writing: a clip that is made is written whole."""
+    with _on_interrupt(lambda *_: None):
+        yield
+
+
+@contextmanager
+def _on_interrupt(handler: Callable[..., None]) -> Generator[None]:
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
+        yield
+        return
+    before = signal.signal(signal.SIGINT, handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

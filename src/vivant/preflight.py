@@ -1,0 +1,289 @@
+"""What can be refused before any tensor is read: models that do not go together, parameters, pictures, output files."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from os import PathLike
+from pathlib import Path
+from secrets import randbits
+from typing import Any, Self
+
+from vivant.config import load_json, read
+from vivant.errors import InputError, LoadError
+from vivant.hub.load import WEIGHTS
+from vivant.hub.repo import MODEL, TRANSFORMERS, Source, locate, pick_weights
+from vivant.media.recipe import encode_recipe
+from vivant.media.still import Still, natural_size, read_still
+from vivant.media.video import check_output
+from vivant.pia.assemble import check_family, check_sees_picture
+from vivant.pia.config import MotionAdapterConfig, UNet2DConditionConfig, UNetMotionConfig, check_frames
+from vivant.pia.generate import schedules
+from vivant.pia.motion import check_adapter_fits
+from vivant.pipelines import components as parts
+from vivant.pipelines.declared import check_complete
+from vivant.pipelines.pia import PIAPipeline
+from vivant.request import NEGATIVE_PROMPT, PIARequest, batch_size, texts
+from vivant.schedulers import DDIMScheduler
+from vivant.solvers.schedule import Solver
+from vivant.text.clip import load_tokenizer
+from vivant.vae.image import AutoencoderKLConfig
+
+PIA_ADAPTER = "openmmlab/PIA-condition-adapter"
+SCHEDULER = {
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "linear",
+    "clip_sample": False,
+    "set_alpha_to_one": False,
+    "steps_offset": 1,
+}
+"""PIA's preset: the noise schedule that its motion modules were trained with."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the networks set bounds to.
+
+    Attributes:
+        num_frames: positions of the motion modules.
+        num_text_layers: layers of the text encoder.
+    """
+
+    num_frames: int
+    num_text_layers: int
+
+
+@dataclass(frozen=True)
+class Models:
+    """A base and an adapter that go together, as their configurations say.
+
+    Attributes:
+        base: where the base is.
+        adapter: where the motion adapter is; None when the base holds its modules already.
+        base_folder: the base, or its snapshot in the hub cache.
+        adapter_folder: the same for the adapter.
+        limits: see there.
+    """
+
+    base: Source
+    adapter: Source | None
+    base_folder: Path
+    adapter_folder: Path | None
+    limits: Limits
+
+    @classmethod
+    def find(
+        cls,
+        base: str | Path,
+        motion_adapter: str | Path | None = None,
+        *,
+        variant: str | None = None,
+        revision: str | None = None,
+        adapter_revision: str | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
+        token: str | bool | None = None,
+    ) -> Self:
+        """Locate both and check them by their small files; of a hub repository only those are fetched.
+
+        Arguments are those of `vivant.Animator.from_pretrained`.
+
+        Raises:
+            LoadError: what is missing, unreadable or of another family.
+            InputError: E-ADAPTER-FIT, E-ADAPTER-NOT-PIA, E-ADAPTER-TWICE, E-BASE-INPAINTING, E-CONFIG-….
+        """
+        place = Source(base, None, variant, revision, cache_dir, local_files_only, token)
+        configs = [f"{name}/config.json" for name in ("unet", "vae", "text_encoder")]
+        folder = locate(place, ["model_index.json", *configs])
+        index = parts.read_index(PIAPipeline, folder)
+        listed = parts.entries(index)
+        check_complete(PIAPipeline, listed, (), base)
+        check_family(folder, index)
+        read(AutoencoderKLConfig, load_json(folder / "vae" / "config.json"))
+        if _is_local(place):
+            _check_files(folder, listed, variant)
+        layers = _text_layers(load_json(folder / "text_encoder" / "config.json"))
+        unet = load_json(folder / "unet" / "config.json")
+
+        entry = listed["unet"]
+        if entry is not None and entry.class_name == "UNetMotionModel":
+            if motion_adapter is not None:
+                raise InputError(
+                    "E-ADAPTER-TWICE",
+                    f"{base} holds motion modules already, and a motion adapter is given too.",
+                    "",
+                    "Leave motion_adapter out, or give a plain Stable Diffusion 1.5 base.",
+                )
+            settings, _ = read(UNetMotionConfig, unet)
+            check_sees_picture(settings.in_channels)
+            return cls(place, None, folder, None, Limits(settings.motion_max_seq_length, layers))
+
+        beside = replace(place, source=motion_adapter or PIA_ADAPTER, revision=adapter_revision)
+        adapter_folder = locate(beside, ["config.json"])
+        adapter, _ = read(MotionAdapterConfig, load_json(adapter_folder / "config.json"))
+        check_sees_picture(adapter.conv_in_channels)
+        check_adapter_fits(adapter, read(UNet2DConditionConfig, unet)[0])
+        if _is_local(beside):
+            _check_weights(adapter_folder, variant, MODEL)
+        limits = Limits(adapter.motion_max_seq_length, layers)
+        return cls(place, beside, folder, adapter_folder, limits)
+
+    def origins(self) -> dict[str, Any]:
+        """Where both come from, for a recipe: hub ids with commits; of a local folder only its name."""
+        adapter = None
+        if self.adapter is not None and self.adapter_folder is not None:
+            adapter = _origin(self.adapter, self.adapter_folder)
+        return {
+            "base": _origin(self.base, self.base_folder),
+            "motion_adapter": adapter,
+            "variant": self.base.variant,
+        }
+
+
+def _is_local(source: Source) -> bool:
+    """Whether all files that there will be are there already."""
+    from huggingface_hub import constants
+
+    return Path(source.source).is_dir() or source.local_files_only or constants.HF_HUB_OFFLINE
+
+
+def _check_files(folder: Path, listed: Mapping[str, parts.Entry | None], variant: str | None) -> None:
+    """Every component that will be read has its folder, its weights in some fitting variant, and its tokenizer."""
+    names = [name for name in ("text_encoder", "tokenizer", "unet", "vae") if listed.get(name)]
+    folders = {name: locate(Source(folder, name), parts.FILES) for name in names}
+    variants, _ = parts.component_variants(folder, names, variant)
+    for name in ("text_encoder", "unet", "vae"):
+        _check_weights(folders[name], variants[name], TRANSFORMERS if name == "text_encoder" else MODEL)
+    entry = listed["tokenizer"]
+    if entry is not None:
+        load_tokenizer(folders["tokenizer"], entry.class_name)
+
+
+def _check_weights(folder: Path, variant: str | None, stem: str) -> None:
+    names = [child.name for child in folder.iterdir()]
+    if pick_weights(names, variant, stem) is None and pick_weights(names, None, stem) is None:
+        raise LoadError(
+            "E-WEIGHTS-MISSING",
+            f"{folder} holds no weights{f' in the variant {variant}' if variant else ''}.",
+            f"Found: {', '.join(sorted(names)[:6])}.",
+            f"One of {', '.join(WEIGHTS)} is expected; check that the download is complete.",
+        )
+
+
+def _text_layers(config: Mapping[str, Any]) -> int:
+    """Layers of a text encoder, whose configuration may lie inside that of a whole CLIP; 12 is the class's default."""
+    inner = config.get("text_config")
+    return int({**config, **(inner if isinstance(inner, dict) else {})}.get("num_hidden_layers", 12))
+
+
+def _origin(source: Source, folder: Path) -> dict[str, Any]:
+    if Path(source.source).exists():
+        return {"folder": Path(source.source).resolve().name}
+    commit = folder.name if folder.parent.name == "snapshots" else source.revision
+    return {"hub": str(source.source), "revision": commit}
+
+
+def check_request(
+    parameters: Mapping[str, Any], prompt: Any, stills: Sequence[Still], solver: Solver, limits: Limits | None = None
+) -> PIARequest:
+    """The request with everything decided: size, negative prompt, and seeds that can be repeated.
+
+    Args:
+        parameters: fields of `PIARequest`. The negative prompt defaults to PIA's own where guidance reads one, the
+            size to that of the first picture with its longer side at most 512.
+        prompt: its prompt.
+        stills: the pictures.
+        solver: what will sample.
+        limits: what the networks allow, where that is known yet.
+
+    Raises:
+        InputError: for every parameter that cannot be honoured, or that would be ignored.
+    """
+    request = PIARequest.build(**{**parameters, "prompt": prompt})
+    if request.negative_prompt is not None and not request.needs_negative:
+        raise InputError(
+            "E-NEGATIVE-UNUSED",
+            "negative_prompt is given, and guidance is off.",
+            f"Nothing reads it at guidance_scale={request.guidance_scale:g}.",
+            "Raise guidance_scale above 1, or leave negative_prompt out.",
+        )
+    if request.eta and not solver.uses_eta:
+        raise InputError(
+            "E-ETA-UNUSED", f"eta={request.eta:g} has no meaning for {type(solver).__name__}.", "", "Leave eta out."
+        )
+    if "negative_prompt" not in parameters and request.needs_negative:
+        request = replace(request, negative_prompt=NEGATIVE_PROMPT)
+    if limits is not None:
+        check_frames(request.num_frames, limits.num_frames)
+        if request.clip_skip is not None and request.clip_skip >= limits.num_text_layers:
+            raise InputError(
+                "E-CLIP-SKIP",
+                f"clip_skip={request.clip_skip} is not possible.",
+                f"The text encoder has {limits.num_text_layers} layers.",
+                f"Give 0 to {limits.num_text_layers - 1}, or None.",
+            )
+    batch = batch_size(
+        image=len(stills), prompt=len(texts(request.prompt)), negative_prompt=len(texts(request.negative_prompt))
+    )
+    clips = batch * request.num_videos_per_prompt
+    if isinstance(request.seed, tuple) and len(request.seed) != clips:
+        raise InputError(
+            "E-GENERATORS",
+            f"{len(request.seed)} seeds are given for {clips} clips.",
+            "A list holds one seed for each clip, prompts times videos per prompt.",
+            f"Give {clips} seeds, or a single one.",
+        )
+    schedules(solver, request)
+    # What the recipe will hold has to fit into it; better said now than after the work.
+    encode_recipe({"vivant": 1, "request": request.to_json()})
+    return _decided(request, stills[0])
+
+
+def _decided(request: PIARequest, still: Still) -> PIARequest:
+    width, height = natural_size(still.image)
+    seeds = request.seed if isinstance(request.seed, tuple) else (request.seed,)
+    seeds = tuple(randbits(63) if seed == -1 else seed for seed in seeds)
+    return replace(
+        request,
+        height=request.height or height,
+        width=request.width or width,
+        seed=seeds if isinstance(request.seed, tuple) else seeds[0],
+    )
+
+
+def check_animate(
+    image: Any,
+    prompt: Any,
+    output: str | PathLike[str] | None = None,
+    overwrite: bool = False,
+    *,
+    limits: Limits | None = None,
+    **parameters: Any,
+) -> PIARequest:
+    """Refuse bad input before anything heavy is loaded: parameters, pictures and output file.
+
+    Args:
+        image: as for `vivant.Animator.animate`.
+        prompt: likewise.
+        output: where the clip will be written.
+        overwrite: whether it may replace a file.
+        limits: of the models, see `Models.find`.
+        parameters: the other fields of `vivant.request.PIARequest`.
+
+    Returns:
+        The request as `Animator.animate` will read it.
+    """
+    request = check_request(parameters, prompt, read_stills(image), DDIMScheduler(**SCHEDULER).solver, limits)
+    if output is not None:
+        check_output(output, overwrite=overwrite, fps=request.fps)
+    return request
+
+
+def read_stills(image: Any) -> list[Still]:
+    """One picture, or a list of such, read; a `Still` has been read already."""
+    several = isinstance(image, list | tuple) and not isinstance(image, Still)
+    items = list(image) if several else [image]
+    if not items or any(item is None for item in items):
+        raise InputError(
+            "E-IMAGE-NONE", "No picture was given.", "", "Give a path, a PIL picture, an array or a tensor."
+        )
+    return [item if isinstance(item, Still) else read_still(item) for item in items]
