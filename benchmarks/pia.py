@@ -104,6 +104,7 @@ def our_step(unet: UNetMotionModel, inputs: Inputs) -> Callable[[], Tensor]:
     """One guided prediction as `vivant.pia.generate` makes it; the text was read before the first step."""
     prompts = Prompts(inputs.text[1:], inputs.text[:1])
     state = State(0, inputs.latents, conditioning=Conditioning(inputs.picture, prompts), guidance=Guidance(GUIDANCE))
+    unet.prepare()
     text = unet.read_text(inputs.text)
     return lambda: predict(unet, state.x, TIMESTEP, state, text)
 

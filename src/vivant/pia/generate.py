@@ -118,6 +118,7 @@ def generate(parts: Parts, request: PIARequest, given: Given, rng: Rng, on_step:
     restart = rng.normal(shape, device) if request.strength < 1 and given.latents is None else noise
 
     with active(parts.unet, parts.memory) as unet, _reweighed(unet, request.freeu):
+        unet.prepare()
         conditioning = Conditioning(picture_channels(still, request.affinity, unet.dtype), given.prompts)
         guidance = Guidance(request.guidance_scale, request.image_guidance_scale)
         step = stepper(unet, parts.solver, lambda: rng.normal(shape, device), request.eta)

@@ -239,6 +239,10 @@ class _UNet(Model):
             tuple(stage(block) for block in self.up_blocks),
         )
 
+    def prepare(self) -> None:
+        """Lay the convolutions' weights out as the activations are; otherwise torch does so at every call."""
+        self.to(memory_format=layout(self.dtype))
+
     def predict(self, x: Float[Tensor, "b c f h w"], timesteps: Tensor, text: Text) -> Float[Tensor, "n o f h w"]:
         """The network itself.
 
