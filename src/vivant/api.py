@@ -39,7 +39,7 @@ class Progress:
     Attributes:
         step: steps made, over all FreeInit iterations.
         total: steps of the run.
-        seconds: since the first step began.
+        seconds: since the run began, text and picture included.
         latents: the clean latents as predicted so far, `b 4 f h w`, for a preview.
         peak_memory: as in `Report`.
     """
@@ -131,7 +131,6 @@ class Animator:
         self.compiled = compiled
         self._origins = origins
         self._dtype_reason = dtype_reason
-        self._notes = tuple(pipeline.notes)
         self._load_seconds = load_seconds
         self._digests: dict[str, tuple[torch.nn.Module, str]] = {}
 
@@ -219,8 +218,6 @@ class Animator:
         solver = self.pipeline.scheduler.solver
         request = check_request(parameters, prompt, stills, solver, self._limits)
         total = len(timesteps(schedules(solver, request)))
-        said = len(self.pipeline.notes)
-
         start = time.perf_counter()
 
         def on_step(state: State) -> State:
@@ -234,7 +231,11 @@ class Animator:
                 progress(Progress(state.i + 1, total, time.perf_counter() - start, shown, held))
             return state
 
-        latents = self.pipeline.denoise(request, [s.image for s in stills], _generators(request.seed), on_step)
+        standing, self.pipeline.notes = self.pipeline.notes, []
+        try:
+            latents = self.pipeline.denoise(request, [s.image for s in stills], _generators(request.seed), on_step)
+        finally:
+            said, self.pipeline.notes = self.pipeline.notes, standing
         middle = time.perf_counter()
         with placement.active(self.pipeline.vae, self.pipeline.memory) as vae:
             frames = torch.cat([to_bytes(part) for part in decode(vae, latents)])
@@ -247,7 +248,7 @@ class Animator:
             placement.peak_memory(self.pipeline.memory.device),
             self.pipeline.memory.device,
             f"{str(self.pipeline.dtype).removeprefix('torch.')}: {self._dtype_reason}",
-            (*self._notes, *(note for s in stills for note in s.notes), *self.pipeline.notes[said:]),
+            tuple(dict.fromkeys([*standing, *(note for s in stills for note in s.notes), *said])),
             tuple(finding for clip in clips for finding in check_clip(clip, dark)),
         )
         recipe = {

@@ -14,14 +14,19 @@ from vivant.pia.unet import UNet2DConditionModel, UNetMotionModel
 NEEDED = "PIA animates Stable Diffusion 1.5 models and what was fine-tuned from them."
 
 
-def check_family(folder: Path, index: Mapping[str, Any]) -> None:
+def check_family(folder: Path, index: Mapping[str, Any], *, with_unet: bool = True) -> None:
     """Refuse a repository of another model family by its name, from `model_index.json` and the UNet's config.
+
+    Args:
+        folder: the repository.
+        index: its `model_index.json`.
+        with_unet: False when another UNet than the repository's will be used.
 
     Raises:
         LoadError: E-REPO-FAMILY.
     """
     config = folder / "unet" / "config.json"
-    unet = load_json(config) if config.is_file() else {}
+    unet = load_json(config) if with_unet and config.is_file() else {}
     family = _family(index, unet)
     if family is not None:
         raise LoadError(

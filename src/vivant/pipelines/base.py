@@ -331,4 +331,10 @@ class DiffusionPipeline:
         """Warn once in the life of this pipeline, and note it; the caller `depth` calls up is named as the place."""
         if code not in self._said:
             self._said.add(code)
-            self.notes.append(warn(code, text, stacklevel=depth))
+            warn(code, text, stacklevel=depth)
+        self._note(f"[{code}] {text}")
+
+    def _note(self, text: str) -> None:
+        """Note it, if the notes do not say so already: whoever reports on one run empties them before it."""
+        if text not in self.notes:
+            self.notes.append(text)

@@ -122,7 +122,7 @@ class PIAPipeline(DiffusionPipeline):
 
     @classmethod
     def _check_repository(cls, folder: Any, index: Mapping[str, Any], overrides: Mapping[str, Any]) -> None:
-        check_family(folder, index)
+        check_family(folder, index, with_unet="unet" not in overrides)
 
     # ------------------------------------------------------------------------------------- state of a run
 
@@ -271,7 +271,8 @@ class PIAPipeline(DiffusionPipeline):
     def _encoded(self, encoder: CLIPTextModel, prompts: Sequence[str], clip_skip: int | None) -> Tensor:
         """Embeddings of prompts; what was cut off goes into the notes."""
         tokens = tokenise(self.tokenizer, prompts, encoder.config.max_position_embeddings)
-        self.notes += tokens.notes
+        for note in tokens.notes:
+            self._note(note)
         return embed(encoder, tokens, clip_skip)
 
     # ------------------------------------------------------------------------------------------------ run
@@ -499,7 +500,7 @@ class PIAPipeline(DiffusionPipeline):
         with active(self.vae, self.memory) as vae:
             frames, findings = collect(decode(vae, latents), latents.shape[2], output_type)
         for finding in findings:
-            self.notes.append(warn(finding.code, finding.text, stacklevel=5))
+            self._note(warn(finding.code, finding.text, stacklevel=5))
         return frames
 
     def _callback_names(self, callback: Callback | None, names: Sequence[str] | None) -> Sequence[str]:
