@@ -3,6 +3,7 @@
 import contextlib
 import sys
 from collections.abc import Sequence
+from typing import Annotated
 
 import typer
 
@@ -28,17 +29,18 @@ def version() -> None:
     typer.echo(__version__)
 
 
-def _print_version(wanted: bool) -> None:
+def _print_version(wanted: bool) -> bool:
     if wanted:
         version()
         raise typer.Exit
+    return wanted
 
 
 @app.callback()
 def _root(
-    version: bool = typer.Option(
-        False, "--version", callback=_print_version, is_eager=True, help="Print the version and leave."
-    ),
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
 ) -> None:
     """vivant brings a still picture to life."""
 

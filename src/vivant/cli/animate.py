@@ -217,16 +217,14 @@ def animate(
         making.animate(screen, loading, photo, prompt, request, output, overwrite)
 
 
-def motion_of(text: str) -> str | int | float | tuple[float, ...]:
+def motion_of(text: str) -> str | int | tuple[float, ...]:
     """A motion's name, number or curve as typed."""
     if "," in text:
         return tuple(numbers_of(text, "E-MOTION-CURVE", "--motion"))
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
+    try:
+        return int(text)
+    except ValueError:
+        return text
 
 
 def seed_of(text: str) -> int | tuple[int, ...]:
