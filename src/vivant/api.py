@@ -295,7 +295,7 @@ class Animator:
         }
 
 
-def _generators(seed: int | tuple[int, ...]) -> Any:
+def _generators(seed: int | Sequence[int]) -> Any:
     if isinstance(seed, int):
         return torch.Generator().manual_seed(seed)
     return [torch.Generator().manual_seed(one) for one in seed]

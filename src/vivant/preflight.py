@@ -280,8 +280,7 @@ def check_animate(
 
 def read_stills(image: Any) -> list[Still]:
     """One picture, or a list of such, read; a `Still` has been read already."""
-    several = isinstance(image, list | tuple) and not isinstance(image, Still)
-    items: list[Any] = list(image) if several else [image]
+    items: list[Any] = list(image) if isinstance(image, list | tuple) and not isinstance(image, Still) else [image]
     if not items or any(item is None for item in items):
         raise InputError(
             "E-IMAGE-NONE", "No picture was given.", "", "Give a path, a PIL picture, an array or a tensor."

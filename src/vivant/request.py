@@ -53,8 +53,8 @@ class PIARequest:
         fps: frames a second of the written clip; it does not change the frames.
     """
 
-    prompt: str | tuple[str, ...] = ""
-    negative_prompt: str | tuple[str, ...] | None = None
+    prompt: str | Sequence[str] = ""
+    negative_prompt: str | Sequence[str] | None = None
     motion: Motion = "animate:small"
     cond_frame: int = 0
     num_frames: int = 16
@@ -68,7 +68,7 @@ class PIARequest:
     eta: float = 0.0
     clip_skip: int | None = None
     num_videos_per_prompt: int = 1
-    seed: int | tuple[int, ...] = -1
+    seed: int | Sequence[int] = -1
     free_init: FreeInit | None = None
     freeu: FreeU | None = None
     fps: float = 8.0

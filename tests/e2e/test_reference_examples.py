@@ -7,6 +7,7 @@ addresses by a photograph at hand; the settings are the page's own: 50 steps, 16
 import doctest
 import io
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -85,7 +86,7 @@ def test_an_example_runs_as_it_stands(cache, tmp_path, monkeypatch, name, file, 
     monkeypatch.setattr(fetch, "fetch", photograph)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
     monkeypatch.chdir(tmp_path)
-    namespace: dict[str, object] = {"__name__": "__main__"}
+    namespace: dict[str, Any] = {"__name__": "__main__"}
     with pytest.warns(VivantWarning) as warnings:
         exec(compile(code(name), name, "exec"), namespace)
 

@@ -441,7 +441,7 @@ def server(monkeypatch):
             self.end_headers()
             self.wfile.write(body)
 
-        def log_message(self, *_):
+        def log_message(self, format, *_):
             pass
 
     monkeypatch.setenv("no_proxy", "127.0.0.1")

@@ -179,7 +179,8 @@ def test_work_goes_in_chunks():
     model = vae()
     decoded, encoded = batches(model, "decoder"), batches(model, "encoder")
     z, x = tiny.noise(5, 4, 2, 3), tiny.noise(5, 3, 16, 24)
-    model.decode(z), model.encode(x)
+    model.decode(z)
+    model.encode(x)
     assert decoded == encoded == [2, 2, 1]
     model.chunk_size = 4
     model.decode(z)
@@ -217,7 +218,8 @@ def test_inputs_are_not_changed():
                 for c, size in ((4, (9, 13)), (3, (72, 90)))
             )
             z_before, x_before = z.clone(), x.clone()
-            model.decode(z), model.encode(x)
+            model.decode(z)
+            model.encode(x)
             assert torch.equal(z, z_before)
             assert torch.equal(x, x_before)
 

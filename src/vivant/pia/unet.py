@@ -241,7 +241,7 @@ class _UNet(Model):
 
     def prepare(self) -> None:
         """Lay the convolutions' weights out as the activations are; otherwise torch does so at every call."""
-        self.to(memory_format=layout(self.dtype))
+        self.to(memory_format=layout(self.dtype))  # pyright: ignore[reportCallIssue]
 
     def predict(self, x: Float[Tensor, "b c f h w"], timesteps: Tensor, text: Text) -> Float[Tensor, "n o f h w"]:
         """The network itself.
