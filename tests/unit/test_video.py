@@ -16,6 +16,7 @@ from skimage import data
 
 from vivant.errors import InputError, LoadError, OutputError, VivantError, VivantWarning
 from vivant.media import encode, sheet
+from vivant.media.container import open_av
 from vivant.media.frames import as_frames, as_rate, frame_ends, frames_hash, rate_of
 from vivant.media.video import check_output, probe, read_clip, write_clip
 
@@ -157,6 +158,12 @@ def test_hostile_playlists_are_not_followed(tmp_path):
     assert code_of(LoadError, read_clip, playlist) == "E-CLIP-FORMAT"
     playlist.write_text(f"ffconcat version 1.0\nfile {secret}\n")
     assert code_of(LoadError, probe, playlist) == "E-CLIP-FORMAT"
+
+
+def test_the_format_is_given_and_not_guessed(tmp_path):
+    path = write_clip(clip(2), tmp_path / "clip.gif", 8)
+    with path.open("rb") as file, pytest.raises(av.FFmpegError):
+        open_av(file, "mp4")
 
 
 # --- timing ------------------------------------------------------------------------------------------------------
