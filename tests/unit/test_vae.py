@@ -101,6 +101,14 @@ def _assign(layer):
     layer.conv.weight = torch.nn.Parameter(tiny.noise(5, 5, 3, 3, seed=2))
 
 
+def _assign_on_the_same_memory(layer):
+    """The address and, in the end, the count of changes are those of the weight before."""
+    count = layer.conv.weight._version
+    layer.conv.weight = torch.nn.Parameter(layer.conv.weight.data)
+    while layer.conv.weight._version < count:
+        layer.conv.weight.mul_(2)
+
+
 CHANGES = {
     "load": lambda layer: layer.load_state_dict({k: v * 2 for k, v in layer.state_dict().items()}),
     "load by assignment": lambda layer: layer.load_state_dict(
@@ -109,6 +117,7 @@ CHANGES = {
     "in place": lambda layer: layer.conv.weight.mul_(3),
     "new data": lambda layer: setattr(layer.conv.weight, "data", layer.conv.weight.data * 3),
     "new parameter": _assign,
+    "new parameter on the same memory": _assign_on_the_same_memory,
     "cast": lambda layer: layer.double(),
     "cast to and fro": lambda layer: layer.bfloat16().float(),
 }
@@ -125,6 +134,15 @@ def test_summed_weights_follow_the_weight(change):
     x = x.to(layer.conv.weight.dtype)
     assert not torch.equal(before, plain(layer, x))
     assert_parity(layer(x), plain(layer, x))
+
+
+@torch.no_grad()
+def test_casting_forgets_the_summed_weights():
+    """The rounded weight could come to lie where the exact one lay."""
+    layer, x = Upsample(5), tiny.noise(2, 5, 6, 7)
+    layer(x)
+    assert layer._known is not None
+    assert torch.nn.Sequential(layer).to(torch.float64)[0]._known is None
 
 
 def test_summed_weights_follow_a_weight_made_for_inference():
