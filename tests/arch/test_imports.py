@@ -15,7 +15,7 @@ LAYERS = (
         "parts",
         {
             *("attention", "denoise", "freeinit", "guidance", "hub", "media", "placement", "rng", "solvers"),
-            *("text", "vae"),
+            *("text", "upsample", "vae"),
             # What a request holds of PIA: plain values that know nothing of its networks.
             *("pia.affinity", "pia.freeu"),
         },
