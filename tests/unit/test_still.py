@@ -22,9 +22,6 @@ from vivant.errors import InputError, MissingPackage, VivantWarning
 from vivant.media import fetch
 from vivant.media.still import fit, natural_size, open_still, read_still, to_tensor
 
-# The run-time type checker of the other test lane refuses such arguments before our own code can.
-by_type = pytest.mark.skipif("--jaxtyping-packages" in " ".join(sys.argv), reason="refused by the type checker")
-
 WIDTH, HEIGHT = 40, 24
 PIXELS = np.ascontiguousarray(data.astronaut()[40:64, 200:240])  # her face's edge: no two axes alike
 PICTURE = Image.fromarray(PIXELS)
@@ -116,7 +113,7 @@ def test_grey_arrays():
         assert (pixels(source) == grey[..., None]).all()
 
 
-@by_type
+@pytest.mark.unchecked
 def test_other_types_are_refused():
     refused(7, "E-IMAGE-TYPE")
     refused(None, "E-IMAGE-TYPE")
@@ -578,7 +575,7 @@ def test_fit_stretch_is_antialiased():
     assert np.abs(result[:, 2:-2] - 127.5).max() < 3
 
 
-@by_type
+@pytest.mark.unchecked
 def test_fit_refuses():
     for arguments, code in (((40, 24, "squash"), "E-FIT-MODE"), ((0, 24), "E-FIT-SIZE"), ((40, -8), "E-FIT-SIZE")):
         with pytest.raises(InputError) as caught:
