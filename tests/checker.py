@@ -7,7 +7,7 @@ from beartype import BeartypeConf, beartype
 
 _check = beartype(conf=BeartypeConf(is_pep484_tower=True))  # an int will do for a float, as for pyright
 
-SELF_CHECKED = ("vivant.freeinit", "vivant.request")
+SELF_CHECKED = ("vivant.freeinit", "vivant.pipelines.pia", "vivant.request", "vivant.rng")
 
 
 def checked(function: Callable[..., Any]) -> Callable[..., Any]:

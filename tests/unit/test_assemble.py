@@ -117,6 +117,7 @@ def test_modules_that_see_no_picture_are_refused(conv_in_channels):
         assemble(UNetMotionModel.from_unet2d(base(), None), None, None)
 
 
+@pytest.mark.unchecked
 def test_what_does_not_go_together_is_refused():
     with pytest.raises(InputError, match="E-ADAPTER-NONE"):
         assemble(base(), None, None)

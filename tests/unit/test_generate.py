@@ -266,7 +266,8 @@ def test_freeinit_does_something_on_a_schedule_without_terminal_signal(pipe, rec
     without = reinitialise(draws[0], draws[2], mask)
     noised = renoise(recorded.results[0], draws[0], abar)
     torch.testing.assert_close(recorded.starts[1], reinitialise(noised, draws[2], mask))
-    assert relative_l2(recorded.starts[1], without) > 0.02
+    # The result counts with sqrt(0.001) = 0.03; at the step just before the last it would count with 0.0003.
+    assert relative_l2(recorded.starts[1], without) > 1e-3
 
 
 # ----------------------------------------------------------------------------------------- the picture's channels

@@ -147,6 +147,7 @@ def test_one_generator_draws_for_the_whole_batch(pipe):
         ({"callback_on_step_end": print, "callback_on_step_end_tensor_inputs": ["mask"]}, "E-CALLBACK-INPUTS"),
     ],
 )
+@pytest.mark.unchecked
 def test_refused_before_anything_is_drawn_or_predicted(pipe, monkeypatch, changes, code):
     monkeypatch.setattr(pipe.unet, "predict", None)
     given = arguments(**changes)

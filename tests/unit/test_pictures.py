@@ -131,6 +131,7 @@ def test_crop_pad_and_stretch_differ():
         (torch.zeros(3, 8, 8), "E-IMAGE-SMALL"),
     ],
 )
+@pytest.mark.unchecked
 def test_what_is_no_picture_is_refused(source, code):
     with pytest.raises(InputError) as refusal:
         read(source)

@@ -205,7 +205,7 @@ def _counted(on_step: OnStep, done: int) -> OnStep:
     return lambda state: on_step(replace(state, i=state.i + done))
 
 
-def check_latents(latents: Tensor, shape: Sequence[int]) -> None:
+def check_latents(latents: object, shape: Sequence[int]) -> None:
     """Refuse (E-LATENTS-SHAPE) latents from outside that are not of this run's shape."""
     if not isinstance(latents, Tensor) or tuple(latents.shape) != tuple(shape):
         found = tuple(latents.shape) if isinstance(latents, Tensor) else type(latents).__name__
