@@ -1,7 +1,6 @@
 """What the tests of the command line share: how a command is run, and with which small models."""
 
 import json
-import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -23,7 +22,3 @@ class Ran(NamedTuple):
 
 
 Vivant = Callable[..., Ran]
-
-# The run-time type checker of the other test lane refuses some arguments before our own code can.
-BY_TYPE = {"E-MOTION-TYPE", "E-PROMPT-TYPE", "E-FIT", "E-FREEINIT-METHOD"}
-CHECKED = "--jaxtyping-packages" in " ".join(sys.argv)

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 import tiny
-from commands import BY_TYPE, CHECKED, Vivant
+from commands import Vivant
 from vivant.cli.screen import Code
 
 
@@ -120,8 +120,6 @@ REFUSED: list[tuple[Sequence[str], str, Code]] = [
 def test_parameters_that_are_refused(
     animate: Vivant, no_weights: list[Path], args: Sequence[str], code: str, leave: Code
 ):
-    if CHECKED and code in BY_TYPE:
-        pytest.skip("refused by the type checker")
     Path("old.mp4").write_bytes(b"")
     Path("noted.mp4.json").write_bytes(b"{}")
     before = sorted(os.listdir())
