@@ -15,17 +15,18 @@ from pathlib import Path
 import torch
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from vivant import AutoencoderKL, DDIMScheduler, MotionAdapter, PIAPipeline, UNet2DConditionModel
+from vivant import AutoencoderKL, DDIMScheduler, MotionAdapter, UNet2DConditionModel
 from vivant.media.video import probe
+from vivant.text.clip import save_text_encoder
 
 PHOTO = Path(__file__).with_name("astronaut.jpg")
 OUT = Path(__file__).resolve().parents[1] / "out"
-SIZE, FRAMES, STEPS, FPS = 256, 16, 6, 8
+SIZE, FRAMES, STEPS, FPS = 192, 16, 5, 8
 
 
 def write_tokenizer(folder: Path) -> CLIPTokenizer:
     """A tokenizer of CLIP's kind that spells every word: one token for each letter."""
-    folder.mkdir()
+    folder.mkdir(parents=True)
     letters = [chr(c) for c in range(ord("!"), ord("~") + 1)]
     tokens = [*letters, *(letter + "</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
     (folder / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(tokens)}), encoding="utf-8")
@@ -37,7 +38,7 @@ def write_tokenizer(folder: Path) -> CLIPTokenizer:
 def write_models(folder: Path) -> None:
     """A base and a motion adapter as they are published, four orders of magnitude smaller, with random weights."""
     torch.manual_seed(0)
-    tokenizer = write_tokenizer(folder / "tokenizer")
+    tokenizer = write_tokenizer(folder / "base" / "tokenizer")
     start, end = len(tokenizer) - 2, len(tokenizer) - 1
     text = CLIPTextConfig(
         vocab_size=len(tokenizer),
@@ -72,18 +73,31 @@ def write_models(folder: Path) -> None:
         norm_num_groups=8,
     )
     adapter.save_pretrained(folder / "adapter")
-    pipeline = PIAPipeline(vae, CLIPTextModel(text), tokenizer, unet, DDIMScheduler(), adapter)
-    pipeline.save_pretrained(folder / "base")
+    base = folder / "base"
+    unet.save_pretrained(base / "unet")
+    vae.save_pretrained(base / "vae")
+    save_text_encoder(CLIPTextModel(text), base / "text_encoder")
+    DDIMScheduler().save_pretrained(base / "scheduler")
+    index = {
+        "_class_name": "StableDiffusionPipeline",
+        "scheduler": ["diffusers", "DDIMScheduler"],
+        "text_encoder": ["transformers", "CLIPTextModel"],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+    }
+    (base / "model_index.json").write_text(json.dumps(index, indent=2), encoding="utf-8")
 
 
 def animate(models: Path, outputs: Sequence[Path]) -> None:
     """The command line as a person would type it."""
-    arguments = ["animate", str(PHOTO), "an astronaut smiles", "--base", str(models / "base")]
+    arguments = ["animate", str(PHOTO), "an astronaut smiles"]
+    arguments += ["--base", str(models / "base"), "--motion-adapter", str(models / "adapter")]
     arguments += ["--size", f"{SIZE}x{SIZE}", "--frames", str(FRAMES), "--fps", str(FPS), "--steps", str(STEPS)]
     arguments += ["--motion", "loop:large", "--seed", "0", "--overwrite"]
     for path in outputs:
         arguments += ["-o", str(path)]
-    print("vivant " + " ".join(f'"{text}"' if " " in text else text for text in arguments))
+    print("vivant " + " ".join(f'"{text}"' if " " in text else text for text in arguments), flush=True)
     subprocess.run([sys.executable, "-m", "vivant.cli", *arguments], check=True)
 
 
