@@ -35,7 +35,6 @@ def check_finite(values: Tensor, what: str) -> None:
         )
 
 
-@torch.no_grad()
 def decode(vae: AutoencoderKL, latents: Float[Tensor, "b c f h w"]) -> Iterator[Float[Tensor, "k 3 i j"]]:
     """Frames in [0, 1], float32 on the CPU, clip after clip, in parts of the autoencoder's chunk size.
 
@@ -45,7 +44,8 @@ def decode(vae: AutoencoderKL, latents: Float[Tensor, "b c f h w"]) -> Iterator[
     check_finite(latents, "The denoised latents")
     z = rearrange(latents, "b c f h w -> (b f) c h w").to(vae.device, vae.dtype) / vae.settings.scaling_factor
     for part in z.split(max(1, vae.chunk_size)):
-        frames = vae.decode_tensor(part).float()
+        with torch.no_grad():
+            frames = vae.decode_tensor(part).float()
         check_finite(frames, "The decoded frames")
         yield (frames / 2 + 0.5).clamp(0, 1).cpu()
 

@@ -100,9 +100,6 @@ def generate(parts: Parts, request: PIARequest, given: Given, rng: Rng, on_step:
 
     Returns:
         Latents `b 4 f h w` in float32, ready to decode.
-
-    Raises:
-        InputError: E-LATENTS-SHAPE for given latents that do not fit.
     """
     plans = schedules(parts.solver, request)
     batch = given.prompts.positive.shape[0]
@@ -110,8 +107,6 @@ def generate(parts: Parts, request: PIARequest, given: Given, rng: Rng, on_step:
     shape = (batch, parts.unet.settings.out_channels, request.num_frames, height, width)
     device = parts.memory.device
 
-    if given.latents is not None:
-        check_latents(given.latents, shape)
     noise = rng.normal(shape, device) if given.latents is None else given.latents.to(device).float()
     with active(parts.vae, parts.memory) as vae:
         still = encode_still(vae, given.pixels, batch, rng).to(device)

@@ -426,6 +426,9 @@ class PIAPipeline(DiffusionPipeline):
         rng = Rng.of(generator, batch * num)
         sides = zip((request.height, request.width), default_size(self.unet.settings.sample_size), strict=True)
         height, width = (cells * self.vae_scale_factor if side is None else side for side, cells in sides)
+        if latents is not None:
+            cells = (side // self.vae_scale_factor for side in (height, width))
+            check_latents(latents, (batch * num, self.unet.settings.out_channels, request.num_frames, *cells))
         pixels = pictures(image, height, width, request.fit)
         if not request.needs_negative and (request.negative_prompt or negative_prompt_embeds is not None):
             self._say("W-NEGATIVE-UNUSED", "The negative prompt is not read: guidance is off at a scale of 1 or less.")
