@@ -173,6 +173,7 @@ fields = st.sampled_from([*PIARequest.__dataclass_fields__, "steps"])
 sub = st.fixed_dictionaries({}, optional=dict.fromkeys(("num_iters", "method", "order", "s1", "b2"), values))
 
 
+@pytest.mark.unchecked
 @patient
 @given(st.dictionaries(fields, st.one_of(values, sub), max_size=4))
 def test_anything_is_a_request_or_an_error_with_a_code(read: dict[str, Any]):
