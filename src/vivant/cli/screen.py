@@ -194,7 +194,8 @@ def reporting(as_json: bool) -> Generator[Screen]:
         except KeyboardInterrupt:
             error, code = Cancelled("E-CANCELLED", "Stopped.", "Nothing was written."), Code.CANCELLED
         except Exception as e:
-            error, code = _unexpected(e), Code.UNEXPECTED
+            error = _unexpected(e)
+            code = code_of(error)
             if not as_json and error.code == "E-UNEXPECTED":
                 traceback.print_exc()
     if error is not None:
@@ -210,6 +211,13 @@ def _unexpected(error: Exception) -> VivantError:
             "There is not enough memory.",
             text.splitlines()[0],
             "Ask for a smaller size or fewer frames, or for bfloat16 (--dtype).",
+        )
+    if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+        return MissingPackage(
+            "E-COMPILE",
+            "torch cannot compile here.",
+            text.splitlines()[0],
+            "Install a C++ compiler, or leave --compile out: the result is the same.",
         )
     return VivantError("E-UNEXPECTED", text, "This is a fault of vivant.", "Please report it with the lines above.")
 
