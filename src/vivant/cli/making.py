@@ -1,6 +1,7 @@
 """What `animate` and `redo` have in common: check, load, animate, write, and say so. Imports torch."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -55,20 +56,31 @@ class Loading:
 
     def load(self, screen: Screen) -> Animator:
         """The animator."""
-        if screen.json:
-            from huggingface_hub.utils import disable_progress_bars
-
-            disable_progress_bars()
         screen.say("Loading the models.")
-        return Animator.from_pretrained(
-            self.base,
-            self.motion_adapter,
-            numerics=self.numerics,
-            dtype=DTYPES[self.dtype],
-            device=self.device,
-            compile=self.compile,
-            **self._where(),
-        )
+        with _without_bars() if screen.json else nullcontext():
+            return Animator.from_pretrained(
+                self.base,
+                self.motion_adapter,
+                numerics=self.numerics,
+                dtype=DTYPES[self.dtype],
+                device=self.device,
+                compile=self.compile,
+                **self._where(),
+            )
+
+
+@contextmanager
+def _without_bars() -> Generator[None]:
+    """No progress bars of downloads, which would stand between the lines of JSON."""
+    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    were_disabled = are_progress_bars_disabled()
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        if not were_disabled:
+            enable_progress_bars()
 
 
 def settings(passes: Mapping[str, Any] | None, scales: Sequence[float] | None) -> dict[str, Any]:

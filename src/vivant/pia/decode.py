@@ -56,7 +56,7 @@ def to_bytes(frames: Float[Tensor, "f 3 i j"]) -> UInt8[Tensor, "f i j 3"]:
 
 
 def collect(
-    parts: Iterable[Float[Tensor, "k 3 i j"]], num_frames: int, output_type: OutputType
+    parts: Iterable[Float[Tensor, "_ 3 i j"]], num_frames: int, output_type: OutputType
 ) -> tuple[Any, list[Finding]]:
     """Frames of several clips in one of diffusers' forms, and what is wrong with them.
 
