@@ -123,6 +123,11 @@ def test_clips_of_one_prompt_share_the_picture_unless_each_has_its_generator(pip
     assert torch.equal(inputs[0][0, 5:], inputs[0][1, 5:])
     shown(pipe, num_videos_per_prompt=2, generator=[seeded(0), seeded(1)])
     assert not torch.equal(inputs[-1][0, 5:], inputs[-1][1, 5:])
+    shown(pipe, image=picture(num=2), num_videos_per_prompt=2)
+    first, second, third, fourth = inputs[-1][:, 5:]
+    assert torch.equal(first, second)
+    assert torch.equal(third, fourth)
+    assert not torch.equal(second, third)
 
 
 # ---------------------------------------------------------------------------------------------------- strength
@@ -135,7 +140,7 @@ def test_strength_starts_every_solver_from_the_noised_picture(pipe, inputs, reco
     (start,), (plan,) = recorded.starts, recorded.plans
     still = inputs[0][:, 5:]
     assert torch.equal(start, plan[0].alpha * still + plan[0].sigma * draws[2])
-    assert plan[0].index > 0
+    assert plan[0].index == 3 * pipe.scheduler.order
     assert len(plan) == len(inputs) == pipe.num_timesteps
     assert plan[0].t < 600
 
