@@ -38,9 +38,12 @@ class Upsample(nn.Module):
         """`size` is that of the result; twice that of `x` if not given, and fastest then."""
         double = (2 * x.shape[2], 2 * x.shape[3])
         trains = torch.is_grad_enabled() and (x.requires_grad or self.conv.weight.requires_grad)
-        if trains or torch.compiler.is_compiling() or size not in (None, double):
+        compiling = torch.compiler.is_compiling()
+        if trains or size not in (None, double) or (compiling and x.device.type != "cpu"):
             return self.conv(F.interpolate(x, size=size or double, mode="nearest"))
-        return double_and_convolve(x, self.phases(), self.conv.bias)
+        # A compiler that freezes the weights sums them once; it cannot trace through the memory of `phases`.
+        phases = sum_phases(self.conv.weight) if compiling else self.phases()
+        return double_and_convolve(x, phases, self.conv.bias)
 
     @torch.no_grad()
     def phases(self) -> Phases:

@@ -1,5 +1,6 @@
 """Compile the motion UNet with torch's compiler, on request. It needs a C++ compiler and minutes of time."""
 
+from functools import wraps
 from typing import Any
 
 import torch
@@ -8,9 +9,9 @@ from vivant.errors import MissingPackage
 from vivant.pia.unet import UNetMotionModel
 
 
-def options_for(device: str) -> dict[str, Any]:
-    """What the compiler may assume. On a CPU weights are frozen: packed once for its kernels, at twice the memory."""
-    return {"freezing": True} if device == "cpu" else {}
+def freezes(device: str) -> bool:
+    """Whether weights become constants, packed once for the kernels of the processor, at twice the memory."""
+    return device == "cpu"
 
 
 def compile_unet(unet: UNetMotionModel) -> None:
@@ -22,9 +23,9 @@ def compile_unet(unet: UNetMotionModel) -> None:
         MissingPackage: E-COMPILE where torch cannot compile.
     """
     try:
-        unet.predict = torch.compile(
-            type(unet).predict.__get__(unet), dynamic=False, options=options_for(unet.device.type)
-        )
+        from torch._inductor import config
+
+        compiled = torch.compile(type(unet).predict.__get__(unet), dynamic=False)
     except (ImportError, RuntimeError) as error:
         raise MissingPackage(
             "E-COMPILE",
@@ -32,3 +33,13 @@ def compile_unet(unet: UNetMotionModel) -> None:
             "Compiling needs a C++ compiler and a platform that torch supports.",
             "Leave compile out; the result is the same, more slowly.",
         ) from error
+    frozen = freezes(unet.device.type)
+
+    @wraps(compiled)
+    def predict(*args: Any) -> torch.Tensor:
+        # Not as torch.compile(options=…): those reach the compiler after weights have become inputs, and nothing is
+        # frozen, without a word (test_weights_are_packed_where_they_are_frozen).
+        with config.patch(freezing=frozen):
+            return compiled(*args)
+
+    unet.predict = predict
