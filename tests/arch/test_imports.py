@@ -15,7 +15,7 @@ LAYERS = (
         "parts",
         {
             *("attention", "denoise", "freeinit", "guidance", "hub", "media", "placement", "rng", "solvers"),
-            *("text", "upsample", "vae"),
+            *("pocket", "text", "upsample", "vae"),
             # What a request holds of PIA: plain values that know nothing of its networks.
             *("pia.affinity", "pia.freeu"),
         },
@@ -24,6 +24,7 @@ LAYERS = (
     ("models", {"consisid", "pia"}),
     ("facade", {"callbacks", "pipelines", "schedulers", "utils"}),
     ("one call each", {"api", "preflight"}),
+    ("training", {"train"}),
     ("command line", {"cli"}),
 )
 SIBLINGS = ("consisid", "pia")
@@ -31,7 +32,7 @@ RUN_TIME = {
     *("PIL", "av", "einops", "huggingface_hub", "jaxtyping", "numpy", "rich", "safetensors", "torch", "transformers"),
     *("typer", "vivant"),
 }
-OPTIONAL = {"pillow_heif", "onnxruntime"}  # imported in the function that needs them
+OPTIONAL = {"pillow_heif", "onnxruntime", "tokenizers"}  # imported in the function that needs them
 DEVICES_ALLOWED = {"vivant.attention", "vivant.placement"}
 FACADE_TORCH = {"Generator", "Tensor", "device", "dtype", "inference_mode", "no_grad"}
 
