@@ -71,7 +71,7 @@ def test_the_page_lists_the_commands_as_they_are():
 
 
 def test_only_commands_that_work_are_there():
-    assert list(commands()) == ["animate", "info", "redo", "version"]
+    assert list(commands()) == ["animate", "info", "redo", "train", "version"]
 
 
 def test_every_option_says_what_it_does():

@@ -1,0 +1,45 @@
+"""`vivant train`: make a run of a recipe."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from typer import Argument, Option
+
+from vivant.cli.screen import duration, print_json, reporting
+
+
+def train(
+    kind: Annotated[
+        Literal["vae", "base", "style", "pia"],
+        Argument(help="What to train: an autoencoder, a text-to-image base, its style, or PIA's motion."),
+    ],
+    config: Annotated[Path, Option(help="The recipe, a TOML file; see docs/training.md.")],
+    output: Annotated[Path, Option("--output", "-o", help="Folder of the run: checkpoints, log, samples, result.")],
+    resume: Annotated[bool, Option("--resume", help="Go on from the newest checkpoint, bit for bit.")] = False,
+    steps: Annotated[int | None, Option(help="Updates to make, in place of the recipe's.")] = None,
+    json: Annotated[bool, Option("--json", help="Print one JSON object, and nothing else.")] = False,
+) -> None:
+    """Train a network by a recipe.
+
+    Ctrl-C stops at once; --resume goes on from the last checkpoint. Several processes share a run under torchrun:
+    torchrun --nproc-per-node 2 -m vivant.cli train …
+    """
+    with reporting(json) as screen:
+        from vivant.train.loop import Progress
+        from vivant.train.recipe import read_recipe, run
+
+        recipe = read_recipe(kind, config, steps=steps)
+        last: list[Progress] = []
+
+        def on_step(at: Progress) -> None:
+            last[:] = [at]
+            if at.step % recipe.settings.log_every == 0 or at.step == at.total:
+                numbers = ", ".join(f"{name} {value:.4g}" for name, value in at.values.items())
+                screen.say(f"{at.step}/{at.total}, {duration(at.remaining)} left: {numbers}")
+
+        folder = run(recipe, output, resume=resume, on_step=on_step, say=screen.say)
+        if json:
+            at = last[0] if last else None
+            print_json({"output": str(folder), "steps": recipe.settings.steps, "values": dict(at.values) if at else {}})
+            return
+        screen.show(str(folder))

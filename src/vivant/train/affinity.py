@@ -1,0 +1,76 @@
+"""How much of each frame is the picture: the mask coefficients that PIA is trained with.
+
+Read from the original program (open-mmlab/PIA, animatediff/data/dataset.py and utils/util.py): the difference of two
+frames is the mean absolute difference of their hue, saturation and value; relative to the largest difference that the
+data set has at the same distance in time, it becomes an affinity between 0.2 and 1.
+"""
+
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor
+
+SPREAD = 0.8
+"""Affinity of the frame itself less that of the most different frame: the original's range 0.2 to 1."""
+ABOVE = 0.95
+"""A difference beyond the data set's largest counts as this part of it, as in the original."""
+
+
+def to_hsv(pixels: UInt8[np.ndarray, "*n 3"]) -> Float[np.ndarray, "*n 3"]:
+    """Hue in degrees, saturation in [0, 1], value in [0, 255]: the units of the original's conversion."""
+    rgb = pixels.astype(np.float32)
+    value, low = rgb.max(-1), rgb.min(-1)
+    span = value - low
+    safe = np.where(span > 0, span, 1)
+    red, green, blue = np.moveaxis(rgb, -1, 0)
+    hue = np.select(
+        [value == red, value == green],
+        [60 * (green - blue) / safe, 120 + 60 * (blue - red) / safe],
+        240 + 60 * (red - green) / safe,
+    )
+    hue = np.where(span > 0, hue % 360, 0)
+    return np.stack([hue, span / np.where(value > 0, value, 1), value], axis=-1)
+
+
+def differences(pixels: UInt8[np.ndarray, "f h w 3"]) -> Float[np.ndarray, "f f"]:
+    """The difference of every pair of frames: mean over pixels and over hue, saturation and value, alike in weight."""
+    hsv = to_hsv(pixels).reshape(len(pixels), -1)
+    return np.stack([np.abs(hsv - frame).mean(axis=1) for frame in hsv]).astype(np.float32)
+
+
+def statistics(clips: Iterable[Float[np.ndarray, "f f"]]) -> Float[np.ndarray, "f 2"]:
+    """The smallest and the largest difference in a data set, for every distance between frames.
+
+    Args:
+        clips: `differences` of every clip.
+    """
+    low = high = None
+    for pairs in clips:
+        num = len(pairs)
+        rows = np.stack([[np.diagonal(pairs, k).min(), np.diagonal(pairs, k).max()] for k in range(num)])
+        low = rows[:, 0] if low is None else np.minimum(low, rows[:, 0])
+        high = rows[:, 1] if high is None else np.maximum(high, rows[:, 1])
+    if low is None or high is None:
+        raise ValueError("There are no clips to take statistics from.")
+    return np.stack([low, high], axis=1)
+
+
+def coefficients(
+    pairs: Float[Tensor, "b f f"], cond_frames: Int[Tensor, " b"], table: Float[Tensor, "f 2"]
+) -> Float[Tensor, "b f"]:
+    """The affinity of every frame to its clip's condition frame, 1 for that frame itself.
+
+    Args:
+        pairs: `differences` of each clip.
+        cond_frames: the frame that is shown to the network as the picture.
+        table: `statistics` of the data set.
+    """
+    num, device = pairs.shape[1], pairs.device
+    score = pairs[torch.arange(len(pairs), device=device), cond_frames]
+    distance = (torch.arange(num, device=device) - cond_frames[:, None]).abs()
+    low, high = table.to(device)[distance].unbind(-1)
+    score = torch.where(score > high, ABOVE * high, score.maximum(low))
+    affinity = 1 - SPREAD * score / (high + 1e-10)
+    return affinity.scatter(1, cond_frames[:, None], 1.0)

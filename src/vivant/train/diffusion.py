@@ -1,0 +1,68 @@
+"""Noise and loss of diffusion training, as the samplers will undo them: x = alpha x0 + sigma eps."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from vivant.errors import InputError
+from vivant.preflight import SCHEDULER
+from vivant.solvers.ddim import DDIM
+
+
+@dataclass(frozen=True)
+class Noise:
+    """How training adds noise.
+
+    Attributes:
+        offset: weight of a constant added to the noise of every channel, so that mean colours are learnt at high
+            noise levels too, where a linear schedule still shows a little of them.
+        snr_limit: weigh a sample's loss by min(SNR, limit) / SNR (arXiv 2303.09556, eq. 5 for eps); 0 weighs all alike.
+    """
+
+    offset: float = 0.0
+    snr_limit: float = 0.0
+
+    def __post_init__(self):
+        for name in ("offset", "snr_limit"):
+            if getattr(self, name) < 0:
+                raise InputError("E-TRAIN-SETTING", f"{name} is {getattr(self, name)}; it must be 0 or more.")
+
+
+_preset: dict[str, Any] = SCHEDULER
+PRESET = DDIM(**_preset)
+"""DDIM with PIA's schedule: what samples a network is what it was trained for."""
+
+
+def signal() -> Float[Tensor, " t"]:
+    """abar of every timestep, by the preset."""
+    return PRESET.signal
+
+
+def add_noise(
+    x0: Float[Tensor, "b c f h w"],
+    eps: Float[Tensor, "b c f h w"],
+    timesteps: Int[Tensor, " b"],
+    abar: Float[Tensor, " t"],
+) -> Float[Tensor, "b c f h w"]:
+    """The noisy latents of each clip at its own timestep, the same for all its frames."""
+    level = abar.to(x0.device)[timesteps].view(-1, 1, 1, 1, 1)
+    return level.sqrt() * x0 + (1 - level).sqrt() * eps
+
+
+def weight(timesteps: Int[Tensor, " b"], abar: Float[Tensor, " t"], snr_limit: float) -> Float[Tensor, " b"]:
+    """What each sample's squared error counts."""
+    if not snr_limit:
+        return torch.ones(len(timesteps), device=timesteps.device)
+    abar = abar.to(timesteps.device)
+    snr = abar[timesteps] / (1 - abar[timesteps])
+    return snr.clamp(max=snr_limit) / snr
+
+
+def eps_loss(
+    predicted: Float[Tensor, "b c f h w"], eps: Float[Tensor, "b c f h w"], weights: Float[Tensor, " b"]
+) -> Float[Tensor, " b"]:
+    """Mean squared error of the predicted noise, for each sample, weighed."""
+    return weights * (predicted.float() - eps).square().flatten(1).mean(dim=1)

@@ -1,0 +1,133 @@
+"""A data set encoded once: latents, captions and frame differences in files, so that training reads no pixels.
+
+Encoding is resumed where it stopped. Every file is complete or not there.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from vivant.config import dump_json, load_json
+from vivant.errors import InputError
+from vivant.media.atomic import replacing
+from vivant.train.affinity import differences
+from vivant.train.samples import Source, numpy_rng
+from vivant.vae.image import AutoencoderKL
+
+SHARD = 256
+"""Clips in a file."""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A clip as the autoencoder sees it: mean and deviation of its latents, already scaled.
+
+    Attributes:
+        mean: of the latents of every frame.
+        deviation: their standard deviation.
+        differences: of every pair of frames (`affinity.differences`).
+        caption: what is to be seen.
+    """
+
+    mean: Float[Tensor, "f c h w"]
+    deviation: Float[Tensor, "f c h w"]
+    differences: Float[Tensor, "f f"]
+    caption: str
+
+
+@dataclass(frozen=True)
+class Latents:
+    """A folder written by `encode`, as a source."""
+
+    folder: Path
+    num: int
+
+    def __len__(self) -> int:
+        return self.num
+
+    def read(self, index: int, rng: np.random.Generator) -> Encoded:
+        """Clip `index`; nothing is random about it."""
+        shard, place = divmod(index, SHARD)
+        tensors, captions = _opened(self.folder / _name(shard))
+        mean, deviation, pairs = (
+            tensors.get_slice(name)[place].float() for name in ("mean", "deviation", "differences")
+        )
+        return Encoded(mean, deviation, pairs, captions[place])
+
+
+def _name(shard: int) -> str:
+    return f"latents-{shard:05d}.safetensors"
+
+
+@lru_cache(maxsize=64)
+def _opened(path: Path) -> tuple[Any, list[str]]:
+    file: Any = safe_open(path, framework="pt")
+    return file, json.loads(file.metadata()["captions"])
+
+
+@torch.no_grad()
+def encode(
+    source: Source,
+    vae: AutoencoderKL,
+    folder: Path,
+    what: Mapping[str, Any],
+    *,
+    seed: int = 0,
+    on_clip: Callable[[int, int], None] = lambda done, total: None,
+) -> Latents:
+    """Encode every clip of a source once, in bfloat16.
+
+    Args:
+        source: clips.
+        vae: encodes and scales them.
+        folder: where to write; what is there already is kept.
+        what: describes source and autoencoder; a folder begun with another description is refused.
+        seed: of the random choices of the source.
+        on_clip: told how many clips are done, of how many.
+
+    Raises:
+        InputError: E-TRAIN-LATENTS for a folder of another data set.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    described = {"num": len(source), "seed": seed, "what": json.loads(json.dumps(what, default=str))}
+    note = folder / "latents.json"
+    if note.is_file() and load_json(note) != described:
+        raise InputError(
+            "E-TRAIN-LATENTS",
+            f"{folder} holds latents of another data set or autoencoder.",
+            "",
+            "Choose another folder for the latents, or remove that one.",
+        )
+    dump_json(described, note)
+    for shard in range(-(-len(source) // SHARD)):
+        first, last = shard * SHARD, min(len(source), (shard + 1) * SHARD)
+        path = folder / _name(shard)
+        if not path.is_file():
+            clips = [source.read(i, numpy_rng(seed, i)) for i in range(first, last)]
+            parts = [_encoded(vae, clip.pixels) for clip in clips]
+            tensors = {name: torch.stack([part[name] for part in parts]) for name in parts[0]}
+            captions = json.dumps([clip.caption for clip in clips])
+            with replacing(path, overwrite=False) as temporary:
+                save_file(tensors, temporary, metadata={"captions": captions})
+        on_clip(last, len(source))
+    return Latents(folder, len(source))
+
+
+def _encoded(vae: AutoencoderKL, pixels: np.ndarray) -> dict[str, Tensor]:
+    frames = rearrange(torch.from_numpy(pixels), "f h w c -> f c h w").to(vae.device, vae.dtype) / 127.5 - 1
+    mean, logvar = vae.encode_moments(frames).float().chunk(2, dim=1)
+    scale = vae.settings.scaling_factor
+    deviation = torch.exp(0.5 * logvar.clamp(-30.0, 20.0))
+    pairs = torch.from_numpy(differences(pixels))
+    return {"mean": (scale * mean).bfloat16(), "deviation": (scale * deviation).bfloat16(), "differences": pairs}

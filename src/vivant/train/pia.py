@@ -1,0 +1,220 @@
+"""Training PIA's motion by the recipe of the original (arXiv 2312.13964, section 3; open-mmlab/PIA, train.py).
+
+Clips of f frames; one of them, at random, is the picture: its latents stand beside the noisy latents of every frame,
+with a mask that says how much each frame is like it. For a part of the clips picture and mask are zero, and for a part
+the caption is empty. Motion modules and the input convolution learn; the base is frozen.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from einops import rearrange, repeat
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from vivant.errors import InputError
+from vivant.media.sheet import grid
+from vivant.pia.conditioning import Prompts
+from vivant.pia.decode import decode
+from vivant.pia.generate import Given, Parts, generate
+from vivant.pia.layers import ResnetBlock, SpatialTransformer
+from vivant.pia.motion import MotionAdapter, MotionModule
+from vivant.pia.unet import UNetMotionModel
+from vivant.placement import MemoryPolicy
+from vivant.request import PIARequest
+from vivant.rng import Rng
+from vivant.train.affinity import coefficients, differences
+from vivant.train.base import Repository, check_part
+from vivant.train.diffusion import PRESET, Noise, add_noise, eps_loss, signal, weight
+from vivant.train.loop import checkpoint_blocks
+from vivant.train.samples import Batch, Draws
+from vivant.train.text import embeddings
+from vivant.train.vae import to_picture, to_unit
+
+
+@dataclass(frozen=True)
+class PiaLoss:
+    """What is learnt how. The defaults are those of the original.
+
+    Attributes:
+        noise: see `diffusion.Noise`.
+        drop_picture: part of the clips whose picture and mask are zero.
+        drop_text: part of the clips whose caption is emptied.
+        conv_in: ``"all"`` of the input convolution learns, or only what reads the ``"picture"``. A personalised base
+            brings its own weights for the latents, so the latter is what every base will run with.
+    """
+
+    noise: Noise = field(default_factory=Noise)
+    drop_picture: float = 0.2
+    drop_text: float = 0.1
+    conv_in: Literal["all", "picture"] = "all"
+
+    def __post_init__(self):
+        check_part("drop_picture", self.drop_picture)
+        check_part("drop_text", self.drop_text)
+        if self.conv_in not in ("all", "picture"):
+            raise InputError("E-TRAIN-SETTING", f"conv_in is {self.conv_in!r}.", "", "Use all or picture.")
+
+
+def new_adapter(base: Any, seed: int, **config: Any) -> MotionAdapter:
+    """Motion modules for a base that change nothing yet: their last layer is zero, and so is what reads the picture.
+
+    Args:
+        base: settings of the base UNet, which decide all sizes.
+        seed: of the other weights.
+        config: further fields of the adapter's `config.json`.
+    """
+    sizes = {
+        "block_out_channels": base.block_out_channels,
+        "motion_layers_per_block": base.layers_per_block,
+        "motion_norm_num_groups": base.norm_num_groups,
+        "conv_in_channels": 9,
+        "use_motion_mid_block": False,
+    }
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        adapter = MotionAdapter(**{**sizes, **config})
+    for module in adapter.modules():
+        if isinstance(module, MotionModule):
+            nn.init.zeros_(module.proj_out.weight)
+            nn.init.zeros_(module.proj_out.bias)
+    nn.init.zeros_(adapter.conv_in.weight)
+    return adapter
+
+
+class PiaTask:
+    """Predict the noise of captioned clips that contain a known picture.
+
+    Args:
+        parts: the base, which stays as it is.
+        adapter: motion modules to begin with.
+        loss: how.
+        table: `affinity.statistics` of the data set.
+        shown: pictures and prompts for the sheets of samples.
+        num_frames: length of the shown clips.
+    """
+
+    def __init__(
+        self,
+        parts: Repository,
+        adapter: MotionAdapter,
+        loss: PiaLoss,
+        table: Float[np.ndarray, "f 2"],
+        shown: Sequence[tuple[Float[Tensor, "1 3 h w"], str]],
+        num_frames: int,
+        *,
+        gradient_checkpointing: bool = False,
+    ):
+        self.parts, self.loss, self.shown, self.num_frames = parts, loss, shown, num_frames
+        self.adapter_config = adapter.config
+        self.table, self.abar = torch.from_numpy(table).float(), signal()
+        for frozen in (parts.vae, parts.text_encoder, parts.unet):
+            frozen.requires_grad_(False)
+        parts.vae.chunk_size = 1 << 30
+        self.unet = UNetMotionModel.from_unet2d(parts.unet.float(), adapter.float(), numerics="original")
+        for name, p in self.unet.named_parameters():
+            if ".motion_modules." in name or name.startswith("conv_in."):
+                p.data = p.data.clone()  # shared with the base and the adapter, which stay as they are
+                p.requires_grad_(True)
+        self.networks = (parts.vae, parts.text_encoder, self.unet)
+        self.weights = {name: p for name, p in self.unet.named_parameters() if p.requires_grad}
+        if loss.conv_in == "picture":
+            del self.weights["conv_in.bias"]
+            self.unet.get_parameter("conv_in.bias").requires_grad_(False)
+            num_own = parts.unet.settings.in_channels
+            self.unet.conv_in.weight.register_hook(
+                lambda gradient: F.pad(gradient[:, num_own:], (0, 0, 0, 0, num_own, 0))
+            )
+        if gradient_checkpointing:
+            checkpoint_blocks(self.unet, (ResnetBlock, SpatialTransformer, MotionModule))
+
+    @staticmethod
+    def prepare(clip: Any, rng: Any) -> dict[str, Any]:
+        """All frames, as pixels or as latents, and how much they differ."""
+        if hasattr(clip, "mean"):
+            names = ("mean", "deviation", "differences", "caption")
+            return {name: getattr(clip, name) for name in names}
+        pairs = torch.from_numpy(differences(clip.pixels))
+        return {"pixels": clip.pixels, "differences": pairs, "caption": clip.caption}
+
+    def losses(self, batch: Batch, draws: Draws, dtype: torch.dtype) -> dict[str, Float[Tensor, " b"]]:
+        """The weighed error of the noise of each clip."""
+        x0 = clip_latents(batch, self.parts.vae, draws, dtype)
+        num_frames = x0.shape[2]
+        cond_frames = draws.integers(num_frames)
+        shown = draws.uniform() >= self.loss.drop_picture
+        kept = draws.uniform() >= self.loss.drop_text
+        timesteps = draws.integers(len(self.abar))
+        eps = draws.normal(x0.shape[1:])
+        if self.loss.noise.offset:
+            eps = eps + self.loss.noise.offset * draws.normal((x0.shape[1], 1, 1, 1))
+        picture = condition(x0, coefficients(batch["differences"], cond_frames, self.table), cond_frames, shown)
+        prompts = [text if keep else "" for text, keep in zip(batch["caption"], kept.tolist(), strict=True)]
+        text = embeddings(self.parts.tokenizer, self.parts.text_encoder, prompts)
+        inputs = torch.cat([add_noise(x0, eps, timesteps, self.abar), picture], dim=1)
+        predicted = self.unet.predict(inputs.to(dtype), timesteps, self.unet.read_text(text.to(dtype)))
+        loss = eps_loss(predicted, eps, weight(timesteps, self.abar, self.loss.noise.snr_limit))
+        with_picture = torch.where(shown, loss.detach(), 0.0) / max(1e-8, 1 - self.loss.drop_picture)
+        return {"loss": loss, "with picture": with_picture}
+
+    @torch.no_grad()
+    def show(self, folder: Path, step: int) -> None:
+        """A row for each picture and prompt, made as a user's clip is."""
+        parts = Parts(self.parts.vae, self.unet, PRESET, MemoryPolicy(str(self.unet.device)))
+        rows = []
+        for image, prompt in self.shown:
+            positive, negative = embeddings(self.parts.tokenizer, self.parts.text_encoder, [prompt, ""]).split(1)
+            request = PIARequest(
+                prompt=(prompt,),
+                num_frames=self.num_frames,
+                height=image.shape[2],
+                width=image.shape[3],
+                num_inference_steps=25,
+                motion="animate:moderate",
+            )
+            given = Given(image, Prompts(positive, negative))
+            latents = generate(parts, request, given, Rng.of(torch.Generator().manual_seed(step), 1))
+            frames = torch.cat(list(decode(self.parts.vae, latents)))
+            rows += [to_picture(frame * 2 - 1) for frame in frames]
+        grid(rows, len(self.shown), self.num_frames, gap=2).save(folder / f"{step:08d}.png")
+
+    def export(self, folder: Path) -> None:
+        """The adapter alone, for this and any other base."""
+        with torch.device("meta"):
+            names = set(MotionAdapter(**self.adapter_config).state_dict())
+        state = {k: v.detach().clone() for k, v in self.unet.state_dict().items() if k in names}
+        MotionAdapter.from_state(self.adapter_config, state).save_pretrained(folder)
+
+
+def condition(
+    x0: Float[Tensor, "b c f h w"],
+    affinity: Float[Tensor, "b f"],
+    cond_frames: Tensor,
+    shown: Tensor,
+) -> Float[Tensor, "b d f h w"]:
+    """Mask and picture as the network reads them: the clip's own frame on all frames; zero where it is not shown."""
+    b, _, f, h, w = x0.shape
+    still = x0[torch.arange(b, device=x0.device), :, cond_frames]
+    picture = torch.cat(
+        [repeat(affinity, "b f -> b 1 f h w", h=h, w=w), repeat(still, "b c h w -> b c f h w", f=f)], dim=1
+    )
+    return picture * shown.view(-1, 1, 1, 1, 1)
+
+
+def clip_latents(batch: Batch, vae: Any, draws: Draws, dtype: torch.dtype) -> Float[Tensor, "b c f h w"]:
+    """Sampled latents of clips, scaled, from pixels or from moments that were stored."""
+    if "mean" in batch:
+        sampled = batch["mean"] + batch["deviation"] * draws.normal(batch["mean"].shape[1:])
+        return rearrange(sampled, "b f c h w -> b c f h w")
+    num_frames = batch["pixels"].shape[1]
+    with torch.no_grad():
+        frames = rearrange(to_unit(batch["pixels"]), "b f c h w -> (b f) c h w")
+        moments = vae.encode_moments(frames.to(dtype)).float()
+    mean, logvar = rearrange(moments, "(b f) c h w -> b f c h w", f=num_frames).chunk(2, dim=2)
+    sampled = mean + torch.exp(0.5 * logvar.clamp(-30.0, 20.0)) * draws.normal(mean.shape[1:])
+    return vae.settings.scaling_factor * rearrange(sampled, "b f c h w -> b c f h w")

@@ -1,0 +1,326 @@
+"""Recipes: a TOML file says what a run is made of, and `run` makes it.
+
+```toml
+[training]           # settings.Settings
+steps = 20000
+batch = 64
+[[data]]             # data.Data; several tables are mixed
+kind = "drawn"
+[model]              # what is trained, see the class of the kind below
+[loss]               # VaeLoss, BaseLoss or PiaLoss
+```
+Paths are relative to the recipe. A key that nothing reads is refused by name.
+"""
+
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from vivant.config import dump_json, load_json, read
+from vivant.errors import InputError
+from vivant.hub.digest import weights_digest
+from vivant.pia.motion import MotionAdapter
+from vivant.pia.unet import UNet2DConditionModel
+from vivant.text.clip import load_text_encoder, load_tokenizer
+from vivant.train import loop
+from vivant.train.affinity import differences, statistics
+from vivant.train.base import BaseLoss, BaseTask, Repository
+from vivant.train.data import Data, open_all
+from vivant.train.diffusion import Noise
+from vivant.train.latents import encode
+from vivant.train.lora import Rank
+from vivant.train.pia import PiaLoss, PiaTask, new_adapter
+from vivant.train.processes import Processes, joined
+from vivant.train.samples import Source, numpy_rng
+from vivant.train.settings import Settings
+from vivant.train.text import new_text_encoder, train_tokenizer
+from vivant.train.vae import VaeLoss, VaeTask, to_unit
+from vivant.vae.image import AutoencoderKL
+
+T = TypeVar("T")
+KINDS = ("vae", "base", "style", "pia")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """What is trained, and from what it starts.
+
+    Attributes:
+        start: folder to begin with: an autoencoder for `vae`, a repository for `style` and `pia`.
+        adapter: for `pia`, motion modules to begin with; new ones if not given.
+        vae: for `base`, the folder of its autoencoder.
+        config: fields of `config.json` of what is new: the autoencoder, the UNet, the motion adapter.
+        text: fields of `config.json` of a new text encoder, for `base`.
+        rank: for `style`, train a low-rank change of this rank instead of the whole.
+        alpha: its scale times its rank.
+        latents: folder that gets the data set encoded once; without it `base`, `style` and `pia` encode at every step.
+    """
+
+    start: Path | None = None
+    adapter: Path | None = None
+    vae: Path | None = None
+    config: Mapping[str, Any] = field(default_factory=dict)
+    text: Mapping[str, Any] = field(default_factory=dict)
+    rank: int | None = None
+    alpha: float | None = None
+    latents: Path | None = None
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What the sheets of samples show.
+
+    Attributes:
+        prompts: for `base` and `style`; for `pia` beside the pictures.
+        num: pictures of the data for `vae`, and clips for `pia`.
+    """
+
+    prompts: tuple[str, ...] = ()
+    num: int = 8
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A recipe, read and checked.
+
+    Attributes:
+        kind: what is trained.
+        settings: numbers of the run.
+        data: tables of sources.
+        model: see `Model`.
+        loss: of the kind.
+        shown: see `Shown`.
+        text: the file itself, as an object: what a resumed run must agree with.
+    """
+
+    kind: str
+    settings: Settings
+    data: tuple[Data, ...]
+    model: Model
+    loss: Any
+    shown: Shown
+    text: dict[str, Any]
+
+
+def read_recipe(kind: str, path: Path, *, steps: int | None = None) -> Recipe:
+    """Read a recipe; `steps` in place of its own number.
+
+    Raises:
+        InputError: E-TRAIN-RECIPE, E-CONFIG-UNKNOWN, E-TRAIN-SETTING, naming what is wrong, before anything is loaded.
+    """
+    try:
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise InputError("E-TRAIN-RECIPE", f"{path} cannot be read as a recipe: {error}.") from None
+    known = {"training", "data", "model", "loss", "samples"}
+    if strange := sorted(set(raw) - known):
+        raise InputError(
+            "E-TRAIN-RECIPE", f"{path} has the table [{strange[0]}].", f"Known are {', '.join(sorted(known))}."
+        )
+    loss_class = {"vae": VaeLoss, "base": BaseLoss, "style": BaseLoss, "pia": PiaLoss}[kind]
+    loss = dict(raw.get("loss", {}))
+    if kind == "style":
+        loss.setdefault("train_text", False)
+    if kind != "vae":
+        loss["noise"] = _table(Noise, loss.get("noise", {}), path)
+    training = {**raw.get("training", {}), **({} if steps is None else {"steps": steps})}
+    tables = raw.get("data", [])
+    if not isinstance(tables, list) or not tables:
+        raise InputError("E-TRAIN-RECIPE", f"{path} names no data.", "", "Add a table [[data]].")
+    recipe = Recipe(
+        kind,
+        _table(Settings, training, path),
+        tuple(_table(Data, table, path) for table in tables),
+        _table(Model, raw.get("model", {}), path),
+        _table(loss_class, loss, path),
+        _table(Shown, raw.get("samples", {}), path),
+        {"kind": kind, **{name: raw[name] for name in ("data", "model", "loss") if name in raw}},
+    )
+    return _checked(recipe, path)
+
+
+def _table(cls: type[T], raw: Any, path: Path) -> T:
+    """A table as a value; paths in it become absolute."""
+    if not isinstance(raw, dict):
+        raise InputError("E-TRAIN-RECIPE", f"{path} has {raw!r} where a table is expected.")
+    folders = {f.name for f in fields(cls) if "Path" in str(f.type)}  # pyright: ignore[reportArgumentType]
+    values = {k: (path.parent / v).resolve() if k in folders and isinstance(v, str) else v for k, v in raw.items()}
+    try:
+        return read(cls, values)[0]
+    except TypeError as error:
+        raise InputError("E-TRAIN-RECIPE", f"{path}, {cls.__name__}: {error}.", "", "See docs/training.md.") from None
+
+
+_NEEDS = {"vae": (), "base": ("vae", "config", "text"), "style": ("start",), "pia": ("start",)}
+_READS = {
+    "vae": {"start", "config"},
+    "base": {"vae", "config", "text", "latents"},
+    "style": {"start", "rank", "alpha", "latents"},
+    "pia": {"start", "adapter", "config", "latents"},
+}
+
+
+def _checked(recipe: Recipe, path: Path) -> Recipe:
+    given = {f.name for f in fields(Model) if getattr(recipe.model, f.name)}
+    missing = [name for name in _NEEDS[recipe.kind] if name not in given]
+    unread = sorted(given - _READS[recipe.kind])
+    if missing or unread:
+        what = f"lacks {missing[0]}" if missing else f"has {unread[0]}, which {recipe.kind} does not read"
+        raise InputError(
+            "E-TRAIN-RECIPE", f"[model] of {path} {what}.", "", f"It reads {', '.join(sorted(_READS[recipe.kind]))}."
+        )
+    if recipe.kind == "vae" and bool(recipe.model.start) == bool(recipe.model.config):
+        raise InputError("E-TRAIN-RECIPE", f"[model] of {path} needs either start or config.")
+    return recipe
+
+
+def run(
+    recipe: Recipe,
+    folder: Path,
+    *,
+    resume: bool = False,
+    on_step: Callable[[loop.Progress], None] = lambda at: None,
+    say: Callable[[str], None] = lambda text: None,
+) -> Path:
+    """Make the run of a recipe.
+
+    Args:
+        recipe: what to do.
+        folder: see `loop.train`.
+        resume: go on from the newest checkpoint.
+        on_step: told after every update.
+        say: told in a sentence what is being prepared.
+
+    Returns:
+        The folder of what was trained, in its published layout.
+    """
+    with joined(recipe.settings.device) as processes:
+        torch.manual_seed(recipe.settings.seed)  # of new weights; nothing else draws from it
+        task, source = _BUILD[recipe.kind](recipe, folder, processes, say)
+        return loop.train(
+            task,
+            source,
+            recipe.settings,
+            folder,
+            recipe=recipe.text,
+            resume=resume,
+            processes=processes,
+            on_step=on_step,
+        )
+
+
+def _vae(recipe: Recipe, folder: Path, processes: Processes, say: Callable[[str], None]) -> tuple[VaeTask, Source]:
+    model = recipe.model
+    vae = AutoencoderKL.from_pretrained(model.start) if model.start else AutoencoderKL(**model.config)
+    source = open_all(recipe.data)
+    settings = recipe.settings
+    shown = _pictures(source, recipe.shown.num)
+    return VaeTask(vae, recipe.loss, shown, gradient_checkpointing=settings.gradient_checkpointing), source
+
+
+def _base(recipe: Recipe, folder: Path, processes: Processes, say: Callable[[str], None]) -> tuple[BaseTask, Source]:
+    model, source = recipe.model, open_all(recipe.data)
+    assert model.vae is not None
+    tokens = folder / "tokenizer"
+    if not (tokens / "vocab.json").is_file() and processes.leads:
+        say("Learning a vocabulary from the captions.")
+        captions = (source.read(i, numpy_rng(0, i)).caption for i in range(min(len(source), 5000)))
+        train_tokenizer(captions, tokens, model.text.get("vocab_size", 1000))
+    processes.wait()
+    tokenizer = load_tokenizer(tokens)
+    encoder = new_text_encoder(tokenizer, **model.text)
+    unet = UNet2DConditionModel(**{"cross_attention_dim": encoder.config.hidden_size, **model.config})
+    parts = Repository(AutoencoderKL.from_pretrained(model.vae), encoder, tokenizer, unet)
+    return _still_task(recipe, parts, source, processes, say)
+
+
+def _style(recipe: Recipe, folder: Path, processes: Processes, say: Callable[[str], None]) -> tuple[BaseTask, Source]:
+    assert recipe.model.start is not None
+    return _still_task(recipe, open_repository(recipe.model.start), open_all(recipe.data), processes, say)
+
+
+def _still_task(
+    recipe: Recipe, parts: Repository, source: Source, processes: Processes, say: Callable[[str], None]
+) -> tuple[BaseTask, Source]:
+    rank = None if recipe.model.rank is None else Rank(recipe.model.rank, recipe.model.alpha)
+    height, width = (side // parts.vae.factor for side in recipe.data[0].size)
+    source = _stored(recipe, parts.vae, source, processes, say)
+    prompts = recipe.shown.prompts or tuple(source.read(i, numpy_rng(1, i)).caption for i in range(recipe.shown.num))
+    checkpointing = recipe.settings.gradient_checkpointing
+    task = BaseTask(parts, recipe.loss, prompts, (height, width), rank=rank, gradient_checkpointing=checkpointing)
+    return task, source
+
+
+def _pia(recipe: Recipe, folder: Path, processes: Processes, say: Callable[[str], None]) -> tuple[PiaTask, Source]:
+    model, source = recipe.model, open_all(recipe.data)
+    assert model.start is not None
+    parts = open_repository(model.start)
+    if model.adapter:
+        adapter = MotionAdapter.from_pretrained(model.adapter)
+    else:
+        adapter = new_adapter(parts.unet.settings, recipe.settings.seed, **model.config)
+    clips = [source.read(i, numpy_rng(1, i)) for i in range(recipe.shown.num)]
+    shown = [(to_unit(torch.from_numpy(clip.pixels[:1])), clip.caption) for clip in clips]
+    table = _statistics(source, folder, processes, say)
+    source = _stored(recipe, parts.vae, source, processes, say)
+    checkpointing, num_frames = recipe.settings.gradient_checkpointing, recipe.data[0].num_frames
+    task = PiaTask(parts, adapter, recipe.loss, table, shown, num_frames, gradient_checkpointing=checkpointing)
+    return task, source
+
+
+_BUILD: Mapping[str, Callable[..., tuple[Any, Source]]] = {"vae": _vae, "base": _base, "style": _style, "pia": _pia}
+
+STATISTICS_CLIPS = 2000
+"""Clips from which the largest differences of a data set are taken."""
+
+
+def _statistics(
+    source: Source, folder: Path, processes: Processes, say: Callable[[str], None]
+) -> Float[np.ndarray, "f 2"]:
+    """The differences of frames in the data set, computed once for a run and stored beside it."""
+    path = folder / "affinity.json"
+    if not path.is_file() and processes.leads:
+        say("Measuring how much the frames of the data set differ.")
+        folder.mkdir(parents=True, exist_ok=True)
+        clips = range(min(len(source), STATISTICS_CLIPS))
+        table = statistics(differences(source.read(i, numpy_rng(2, i)).pixels) for i in clips)
+        dump_json({"low": table[:, 0].tolist(), "high": table[:, 1].tolist(), "clips": len(clips)}, path)
+    processes.wait()
+    stored = load_json(path)
+    return np.array([stored["low"], stored["high"]]).T
+
+
+def _stored(
+    recipe: Recipe, vae: AutoencoderKL, source: Source, processes: Processes, say: Callable[[str], None]
+) -> Source:
+    """The source encoded once, where the recipe asks for it."""
+    if recipe.model.latents is None:
+        return source
+    what = {"data": recipe.text["data"], "vae": weights_digest(vae)}
+    if processes.leads:
+        say(f"Encoding {len(source)} clips once.")
+        encode(source, vae, recipe.model.latents, what)
+    processes.wait()
+    return encode(source, vae, recipe.model.latents, what)  # finds all files there
+
+
+def open_repository(folder: Path) -> Repository:
+    """The components of a base in float32."""
+    return Repository(
+        AutoencoderKL.from_pretrained(folder, subfolder="vae"),
+        load_text_encoder(folder / "text_encoder"),
+        load_tokenizer(folder / "tokenizer"),
+        UNet2DConditionModel.from_pretrained(folder, subfolder="unet"),
+    )
+
+
+def _pictures(source: Source, num: int) -> Float[Tensor, "k 3 h w"]:
+    frames = [source.read(i, numpy_rng(1, i)).pixels[0] for i in range(min(num, len(source)))]
+    return to_unit(torch.from_numpy(np.stack(frames)))
