@@ -230,6 +230,7 @@ def test_a_broken_loss_stops_the_run_and_keeps_the_checkpoint(tmp_path):
     assert all(torch.isfinite(value).all() for value in state.values())
 
 
+@pytest.mark.unchecked
 @pytest.mark.parametrize(
     "change",
     [{"steps": 0}, {"batch": -1}, {"ema": 1.0}, {"micro_batch": 7}, {"decay": "linear"}, {"precision": "float16"}],

@@ -181,6 +181,7 @@ def test_a_loss_is_the_mean_of_its_own_sample():
     assert loss[1].item() == pytest.approx(0.25 * (predicted[1] - eps[1]).square().mean().item(), rel=1e-5)
 
 
+@pytest.mark.unchecked
 @pytest.mark.parametrize("values", [{"drop_picture": 1.2}, {"drop_text": -0.1}, {"conv_in": "none"}])
 def test_losses_that_make_no_sense_are_refused(values):
     with pytest.raises(InputError, match="E-TRAIN-SETTING"):

@@ -153,6 +153,7 @@ def test_sources_are_mixed_by_their_weight(tmp_path):
     assert open_source(drawn).read(0, RNG(0)).caption == captions[3]
 
 
+@pytest.mark.unchecked
 @pytest.mark.parametrize(
     "values", [{"kind": "songs"}, {"kind": "films"}, {"kind": "drawn", "num": 0}, {"kind": "drawn", "style": "oil"}]
 )

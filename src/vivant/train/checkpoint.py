@@ -81,9 +81,7 @@ def read(path: Path, memory: Memory, settings: Settings, recipe: Mapping[str, An
     except (KeyError, TypeError, ValueError) as error:
         raise LoadError("E-JSON-BROKEN", f"{path / 'run.json'} does not describe a run: {error}.") from None
     different = [*settings.differences(before)]
-    different += [
-        name for name in recipe if json.dumps(recipe[name], default=list) != json.dumps(state["recipe"].get(name))
-    ]
+    different += [name for name in recipe if _plain(recipe[name]) != _plain(state["recipe"].get(name))]
     if different:
         raise InputError(
             "E-TRAIN-RESUME",
@@ -98,3 +96,8 @@ def read(path: Path, memory: Memory, settings: Settings, recipe: Mapping[str, An
             for key, value in table.items():
                 value.copy_(stored[key])
     return step
+
+
+def _plain(value: Any) -> str:
+    """A value as it is after a way through a file: lists for tuples, keys in order."""
+    return json.dumps(value, default=list, sort_keys=True)

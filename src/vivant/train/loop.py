@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -25,6 +25,7 @@ from vivant.train.samples import Batch, Draws, Prepare, Source, batches, parts_o
 from vivant.train.settings import Settings, learning_rate
 
 
+@runtime_checkable
 class Task(Protocol):
     """What one kind of training has to say.
 

@@ -7,7 +7,7 @@ the same samples with the same noise, because both depend on the sample's place 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ Batch = Mapping[str, Any]
 """Tensors with the samples along their first axis, and tuples of texts; `n` holds the samples' places in the run."""
 
 
+@runtime_checkable
 class Clip(Protocol):
     """A captioned clip; a still is a clip of one frame."""
 
@@ -30,6 +31,7 @@ class Clip(Protocol):
     def caption(self) -> str: ...
 
 
+@runtime_checkable
 class Source(Protocol):
     """A data set. `read` depends on nothing but its arguments, so that any process may read any clip at any time."""
 
@@ -40,6 +42,7 @@ class Source(Protocol):
         ...
 
 
+@runtime_checkable
 class Prepare(Protocol):
     """From a clip to what a loss reads: named tensors and texts of one sample. Runs in the reading processes."""
 
