@@ -16,17 +16,17 @@ from PIL import Image
 
 from vivant import __version__, placement
 from vivant.denoise import State
-from vivant.errors import Cancelled, OutputError
+from vivant.errors import Cancelled, InputError, OutputError
 from vivant.hub.digest import weights_digest
+from vivant.hub.model import pick_dtype
 from vivant.media.checks import DARK, Finding, check_clip
 from vivant.media.frames import frames_hash
 from vivant.media.recipe import image_digest
 from vivant.media.video import write_clip
 from vivant.pia.compile import compile_unet
-from vivant.pia.config import Numerics
+from vivant.pia.config import Numerics, check_numerics
 from vivant.pia.decode import decode, to_bytes
 from vivant.pia.generate import schedules, timesteps
-from vivant.pia.motion import MotionAdapter
 from vivant.pipelines.pia import PIAPipeline
 from vivant.preflight import SCHEDULER, Limits, Models, check_request, read_stills
 from vivant.schedulers import DDIMScheduler
@@ -107,9 +107,14 @@ class Result:
         """Write a clip: mp4, webm, gif, webp, apng, a contact sheet (png) or a folder of png, by the suffix.
 
         Raises:
+            InputError: E-CLIP-INDEX when there is no such clip.
             OutputError: E-OUTPUT-BAD for a black or frozen clip, E-OUTPUT-EXISTS rather than overwrite.
         """
-        bad = check_clip(self.clips[clip], self.recipe["image"]["dark"])
+        if clip not in range(len(self.clips)):
+            raise InputError(
+                "E-CLIP-INDEX", f"There is no clip {clip!r}.", "", f"Give a number from 0 to {len(self.clips) - 1}."
+            )
+        bad = check_clip(self.clips[clip], self.recipe["image"]["dark"][clip])
         if bad:
             raise OutputError(
                 "E-OUTPUT-BAD",
@@ -132,7 +137,7 @@ class Animator:
         self._origins = origins
         self._dtype_reason = dtype_reason
         self._load_seconds = load_seconds
-        self._digests: dict[str, tuple[torch.nn.Module, str]] = {}
+        self._digests: dict[str, tuple[torch.nn.Module, torch.dtype, str]] = {}
 
     @classmethod
     def from_pretrained(
@@ -161,7 +166,7 @@ class Animator:
             dtype: data type of the weights; by default bfloat16 where the processor has it natively.
             device: where to compute; the best accelerator if not given.
             compile: compile the network; the first step takes minutes, every further one is faster.
-            variant: file variant of both, such as ``"fp16"``.
+            variant: file variant of both, such as ``"fp16"``; what lacks it is read in its plain weights, with a note.
             revision: branch, tag or commit of the base.
             adapter_revision: branch, tag or commit of the adapter.
             cache_dir: hub cache.
@@ -170,20 +175,18 @@ class Animator:
 
         Raises:
             LoadError: what is missing, unreadable or of another family; most of it before any tensor is read.
-            InputError: E-DEVICE, and models that do not go together.
+            InputError: E-DEVICE, E-DTYPE, E-NUMERICS, and models that do not go together.
         """
         start = time.perf_counter()
+        check_numerics(numerics)
         device, dtype, reason = _place(device, dtype)
         hub: dict[str, Any] = {"cache_dir": cache_dir, "local_files_only": local_files_only, "token": token}
         hub["variant"] = variant
         models = Models.find(base, motion_adapter, revision=revision, adapter_revision=adapter_revision, **hub)
-        parts = {}
-        if models.adapter is not None:
-            source = models.adapter.source
-            parts["motion_adapter"] = MotionAdapter.from_pretrained(
-                source, dtype=dtype, revision=adapter_revision, **hub
-            )
+        adapter, notes = models.read_adapter(dtype)
+        parts: dict[str, Any] = {} if adapter is None else {"motion_adapter": adapter}
         pipeline = PIAPipeline.from_pretrained(base, numerics=numerics, dtype=dtype, revision=revision, **hub, **parts)
+        pipeline.notes += notes
         pipeline.scheduler = DDIMScheduler(**SCHEDULER)
         pipeline.to(device)
         if compile:
@@ -242,14 +245,15 @@ class Animator:
         clips = tuple(rearrange(frames, "(b f) h w c -> b f h w c", f=request.num_frames).numpy())
         end = time.perf_counter()
 
-        dark = max(int(np.asarray(s.image).max()) for s in stills) <= DARK
+        seen = [stills[i // request.num_videos_per_prompt % len(stills)].image for i in range(len(clips))]
+        dark = [int(np.asarray(picture).max()) <= DARK for picture in seen]
         report = Report(
             {"load": self._load_seconds, "denoise": middle - start, "decode": end - middle},
             placement.peak_memory(self.pipeline.memory.device),
             self.pipeline.memory.device,
             f"{str(self.pipeline.dtype).removeprefix('torch.')}: {self._dtype_reason}",
             tuple(dict.fromkeys([*standing, *(note for s in stills for note in s.notes), *said])),
-            tuple(finding for clip in clips for finding in check_clip(clip, dark)),
+            tuple(finding for clip, is_dark in zip(clips, dark, strict=True) for finding in check_clip(clip, is_dark)),
         )
         recipe = {
             "vivant": 1,
@@ -277,9 +281,10 @@ class Animator:
         pipeline = self.pipeline
         for name in ("unet", "vae", "text_encoder"):
             part = getattr(pipeline, name)
-            if name not in self._digests or self._digests[name][0] is not part:
-                self._digests[name] = part, weights_digest(part)
-        return {name: digest for name, (_, digest) in self._digests.items()}
+            known = self._digests.get(name)
+            if known is None or known[0] is not part or known[1] != part.dtype:
+                self._digests[name] = part, part.dtype, weights_digest(part)
+        return {name: digest for name, (_, _, digest) in self._digests.items()}
 
     def _models(self) -> dict[str, Any]:
         """What the result depends on besides the request."""
@@ -307,6 +312,7 @@ def _place(device: str | None, dtype: torch.dtype | None) -> tuple[str, torch.dt
     if device is not None:
         placement.check_place(device, torch.float32)
     device = device or placement.best_device()
+    dtype = pick_dtype(dtype, None)
     if dtype is None:
         dtype, reason = placement.default_dtype(device)
     placement.check_place(device, dtype)

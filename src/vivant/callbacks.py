@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from vivant.config import Config
+from vivant.config import Config, as_python
 from vivant.errors import InputError
 
 
@@ -18,9 +18,13 @@ class PipelineCallback:
     def __init__(self, cutoff_step_ratio: float | None = 1.0, cutoff_step_index: int | None = None):
         if cutoff_step_index is None and cutoff_step_ratio is None:
             raise InputError("E-CALLBACK-CUTOFF", "A callback needs cutoff_step_ratio or cutoff_step_index.")
-        if cutoff_step_ratio is not None and not 0.0 <= cutoff_step_ratio <= 1.0:
-            raise InputError("E-CALLBACK-CUTOFF", f"cutoff_step_ratio is {cutoff_step_ratio!r}.", "", "Give 0 to 1.")
-        self.config = Config(cutoff_step_ratio=cutoff_step_ratio, cutoff_step_index=cutoff_step_index)
+        ratio, index = as_python(cutoff_step_ratio), as_python(cutoff_step_index)
+        if ratio is not None and not (_is_number(ratio, int | float) and ratio <= 1):
+            raise InputError("E-CALLBACK-CUTOFF", f"cutoff_step_ratio is {ratio!r}.", "", "Give 0 to 1.")
+        if index is not None and not _is_number(index, int):
+            what = f"cutoff_step_index is {index!r}."
+            raise InputError("E-CALLBACK-CUTOFF", what, "", "Give a whole number, 0 or more.")
+        self.config = Config(cutoff_step_ratio=ratio, cutoff_step_index=index)
 
     @property
     def tensor_inputs(self) -> list[str]:
@@ -41,6 +45,10 @@ class PipelineCallback:
         return int(pipeline.num_timesteps * self.config.cutoff_step_ratio)
 
 
+def _is_number(value: Any, kind: Any) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool) and value >= 0
+
+
 class MultiPipelineCallbacks:
     """Several callbacks, one after the other."""
 
@@ -55,7 +63,25 @@ class MultiPipelineCallbacks:
     def __call__(self, pipeline: Any, step_index: int, timestep: Any, callback_kwargs: dict[str, Any]) -> Any:
         for callback in self.callbacks:
             callback_kwargs = callback(pipeline, step_index, timestep, callback_kwargs)
+            check_returned(callback, callback_kwargs)
         return callback_kwargs
+
+
+def check_returned(callback: Any, returned: object) -> None:
+    """Refuse (E-CALLBACK-RETURN) what is no dictionary of tensors."""
+    if not isinstance(returned, dict):
+        raise bad_return(callback, type(returned).__name__)
+
+
+def bad_return(callback: Any, found: str) -> InputError:
+    """What to raise when a callback did not return what it should."""
+    name = getattr(callback, "__name__", type(callback).__name__)
+    return InputError(
+        "E-CALLBACK-RETURN",
+        f"The callback {name} returned {found}.",
+        "",
+        "Return the dictionary of tensors that it was given, changed or not.",
+    )
 
 
 class SDCFGCutoffCallback(PipelineCallback):

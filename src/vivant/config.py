@@ -8,7 +8,9 @@ users see as `.config`.
 import dataclasses
 import difflib
 import json
+import secrets
 from collections.abc import Iterator, Mapping
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -51,6 +53,15 @@ class Config(Mapping[str, Any]):
 def _freeze(value: Any) -> Any:
     """Lists become tuples, so that a config cannot be changed through a nested list."""
     return tuple(_freeze(v) for v in value) if isinstance(value, list | tuple) else value
+
+
+def as_python(value: Any) -> Any:
+    """NumPy's numbers as Python's, which JSON can hold; everything else, truth values included, as it is."""
+    if isinstance(value, tuple):
+        return tuple(as_python(v) for v in value)
+    if isinstance(value, Real) and not isinstance(value, bool):
+        return int(value) if isinstance(value, Integral) else float(value)
+    return value
 
 
 def only(*allowed: Any, default: Any = ...) -> Any:
@@ -118,6 +129,14 @@ def load_json(path: Path) -> dict[str, Any]:
 
 
 def dump_json(values: Mapping[str, Any], path: Path) -> None:
-    """Write a JSON object the way published repositories do: sorted, two spaces, final newline."""
+    """Write a JSON object the way published repositories do: sorted, two spaces, final newline.
+
+    An older file is replaced in one step, so that a failure leaves it as it was.
+    """
     text = json.dumps(dict(values), indent=2, sort_keys=True, default=list)
-    path.write_text(text + "\n", encoding="utf-8")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
+    try:
+        temporary.write_text(text + "\n", encoding="utf-8")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

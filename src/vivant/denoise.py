@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import reduce
 from typing import Any, TypeVar
 
 from jaxtyping import Float
@@ -39,11 +38,6 @@ OnStep = Callable[[State], State]
 def keep(state: State) -> State:
     """The hook that does nothing."""
     return state
-
-
-def compose(*hooks: OnStep) -> OnStep:
-    """One hook that applies `hooks` in the given order, each to the state that the one before returned."""
-    return lambda state: reduce(lambda current, hook: hook(current), hooks, state)
 
 
 def run(state: State, schedule: Sequence[Step], step: StepFn[Step], on_step: OnStep = keep) -> State:

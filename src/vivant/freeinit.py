@@ -7,7 +7,7 @@ arithmetic in variance-preserving space: a solver that works in sigma space mult
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from numbers import Real
 from typing import Literal, get_args
 
@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from vivant.config import as_python
 from vivant.errors import InputError, warn
 
 Method = Literal["butterworth", "gaussian", "ideal", "box"]
@@ -58,6 +59,8 @@ class FreeInit:
     temporal_stop_frequency: float = 0.25
 
     def __post_init__(self):
+        for field in fields(self):
+            object.__setattr__(self, field.name, as_python(getattr(self, field.name)))
         if not isinstance(self.num_iters, int) or isinstance(self.num_iters, bool) or self.num_iters < 1:
             raise InputError(
                 "E-FREEINIT-ITERATIONS",

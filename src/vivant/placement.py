@@ -30,7 +30,7 @@ class MemoryPolicy:
         device: where computation happens, ``"cpu"`` or an accelerator such as ``"cuda:0"``.
         dtype: data type of weights and activations.
         residency: ``"resident"``: every component stays where it is; ``"component"``: each is on `device` only while
-            it is used, and on the CPU otherwise; ``"layer"``: the same for single layers.
+            it is used, and on the CPU otherwise; ``"layer"``: for now the same, since single layers do not travel.
     """
 
     device: str = "cpu"
@@ -141,9 +141,12 @@ def offload_device(gpu_id: int | None, device: str | torch.device | None, facts:
     """The device that offloading computes on, from the two arguments of diffusers: an index, or a device.
 
     Raises:
-        InputError: E-OFFLOAD-DEVICE when the two disagree.
+        InputError: E-OFFLOAD-DEVICE when the two disagree, E-DEVICE for the name of none.
     """
-    chosen = torch.device(device) if device is not None else torch.device(best_device(facts))
+    try:
+        chosen = torch.device(best_device(facts) if device is None else device)
+    except (RuntimeError, TypeError) as error:
+        raise InputError("E-DEVICE", f"{device!r} is no device.", "", "Give one such as cuda:0, or none.") from error
     if gpu_id is not None and chosen.index is not None and chosen.index != gpu_id:
         raise InputError("E-OFFLOAD-DEVICE", f"gpu_id={gpu_id} and device={device} disagree.", "", "Give one of them.")
     if gpu_id is not None and chosen.type not in ("cpu", "mps"):

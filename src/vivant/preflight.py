@@ -7,6 +7,8 @@ from pathlib import Path
 from secrets import randbits
 from typing import Any, Self
 
+import torch
+
 from vivant.config import load_json, read
 from vivant.errors import InputError, LoadError
 from vivant.hub.load import WEIGHTS
@@ -14,10 +16,10 @@ from vivant.hub.repo import MODEL, TRANSFORMERS, Source, locate, pick_weights
 from vivant.media.recipe import encode_recipe
 from vivant.media.still import Still, natural_size, read_still
 from vivant.media.video import check_output
-from vivant.pia.assemble import check_family, check_sees_picture
+from vivant.pia.assemble import check_family, check_together, two_adapters
 from vivant.pia.config import MotionAdapterConfig, UNet2DConditionConfig, UNetMotionConfig, check_frames
 from vivant.pia.generate import schedules
-from vivant.pia.motion import check_adapter_fits
+from vivant.pia.motion import MotionAdapter
 from vivant.pipelines import components as parts
 from vivant.pipelines.declared import check_complete
 from vivant.pipelines.pia import PIAPipeline
@@ -96,7 +98,8 @@ class Models:
         folder = locate(place, ["model_index.json", *configs])
         index = parts.read_index(PIAPipeline, folder)
         listed = parts.entries(index)
-        check_complete(PIAPipeline, listed, (), base)
+        # Without those that are listed as None: prompts are texts here, so that the text encoder is needed too.
+        check_complete(PIAPipeline, {name: entry for name, entry in listed.items() if entry}, {}, base)
         check_family(folder, index)
         read(AutoencoderKLConfig, load_json(folder / "vae" / "config.json"))
         if _is_local(place):
@@ -107,25 +110,37 @@ class Models:
         entry = listed["unet"]
         if entry is not None and entry.class_name == "UNetMotionModel":
             if motion_adapter is not None:
-                raise InputError(
-                    "E-ADAPTER-TWICE",
-                    f"{base} holds motion modules already, and a motion adapter is given too.",
-                    "",
-                    "Leave motion_adapter out, or give a plain Stable Diffusion 1.5 base.",
-                )
+                raise two_adapters(base)
             settings, _ = read(UNetMotionConfig, unet)
-            check_sees_picture(settings.in_channels)
+            check_together(settings, None)
             return cls(place, None, folder, None, Limits(settings.motion_max_seq_length, layers))
 
         beside = replace(place, source=motion_adapter or PIA_ADAPTER, revision=adapter_revision)
         adapter_folder = locate(beside, ["config.json"])
         adapter, _ = read(MotionAdapterConfig, load_json(adapter_folder / "config.json"))
-        check_sees_picture(adapter.conv_in_channels)
-        check_adapter_fits(adapter, read(UNet2DConditionConfig, unet)[0])
+        check_together(read(UNet2DConditionConfig, unet)[0], adapter)
         if _is_local(beside):
             _check_weights(adapter_folder, variant, MODEL)
         limits = Limits(adapter.motion_max_seq_length, layers)
         return cls(place, beside, folder, adapter_folder, limits)
+
+    def read_adapter(self, dtype: torch.dtype) -> tuple[MotionAdapter | None, tuple[str, ...]]:
+        """The adapter and notes about it; in its plain weights where it lacks the variant, as components of the base.
+
+        Raises:
+            LoadError: as `MotionAdapter.from_pretrained`.
+        """
+        if self.adapter is None:
+            return None, ()
+        asked = vars(self.adapter)
+        try:
+            return MotionAdapter.from_pretrained(**asked, dtype=dtype), ()
+        except LoadError as error:
+            if error.code != "E-WEIGHTS-VARIANT" or self.adapter.variant is None:
+                raise
+        note = f'motion_adapter has no variant "{self.adapter.variant}"; its plain weights were read.'
+        plain = vars(replace(self.adapter, variant=None))
+        return MotionAdapter.from_pretrained(**plain, dtype=dtype), (note,)
 
     def origins(self) -> dict[str, Any]:
         """Where both come from, for a recipe: hub ids with commits; of a local folder only its name."""

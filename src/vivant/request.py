@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Self, TypeGuard, get_args
 
+from vivant.config import as_python
 from vivant.errors import InputError
 from vivant.freeinit import FreeInit
 from vivant.pia.affinity import Motion, curve, parse
@@ -74,17 +75,17 @@ class PIARequest:
     fps: float = 8.0
 
     def __post_init__(self):
-        for name in ("prompt", "negative_prompt", "seed"):
-            value = getattr(self, name)
-            if isinstance(value, list):
-                object.__setattr__(self, name, tuple(value))
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            several = field.name in ("prompt", "negative_prompt", "seed") and isinstance(value, list)
+            object.__setattr__(self, field.name, as_python(tuple(value) if several else value))
         for name, kind in (("free_init", FreeInit), ("freeu", FreeU)):
             value = getattr(self, name)
             if value is not None and not isinstance(value, kind):
                 raise InputError("E-PARAM-TYPE", f"{name} is {value!r}.", "", f"Give a {kind.__name__}, or None.")
-        _check_text("prompt", self.prompt)
+        check_text("prompt", self.prompt)
         if self.negative_prompt is not None:
-            _check_text("negative_prompt", self.negative_prompt)
+            check_text("negative_prompt", self.negative_prompt)
         _check_int("num_frames", self.num_frames, 1, MAX_FRAMES)
         _check_int("num_inference_steps", self.num_inference_steps, 1, MAX_STEPS)
         _check_int("num_videos_per_prompt", self.num_videos_per_prompt, 1, MAX_VIDEOS)
@@ -178,8 +179,9 @@ def batch_size(**lengths: int) -> int:
     return batch
 
 
-def _check_text(name: str, value: object) -> None:
-    texts: tuple[Any, ...] = value if isinstance(value, tuple) else (value,)
+def check_text(name: str, value: object) -> None:
+    """Refuse what is neither a string nor a list of them (E-PROMPT-TYPE), or no valid Unicode (E-PROMPT-TEXT)."""
+    texts: tuple[Any, ...] = tuple(value) if isinstance(value, list | tuple) else (value,)
     if not texts or not all(isinstance(text, str) for text in texts):
         raise InputError("E-PROMPT-TYPE", f"{name} is {value!r}.", "", "Give a string or a list of strings.")
     for text in texts:

@@ -226,12 +226,20 @@ def test_callbacks_see_and_change_the_same(port, ours):
 
 def test_swapping_two_draws_would_be_noticed(port, ours, monkeypatch):
     """The picture's posterior after the initial noise: the other order gives another clip."""
+    from vivant.pia import generate as module
+    from vivant.pipelines import pia as facade
+
     set_solver(port, ours, "DDIMScheduler")
     theirs, _ = run(port, num_inference_steps=2)
-    from vivant.pia import generate as module
+    generate, encode_still = module.generate, module.encode_still
 
-    real = module.encode_still
-    monkeypatch.setattr(module, "encode_still", lambda vae, pixels, batch, rng: real(vae, pixels, batch, type(rng)()))
+    def swapped(parts, request, given, rng, on_step):
+        still = encode_still(parts.vae, given.pixels, len(given.prompts.positive), rng)
+        monkeypatch.setattr(module, "encode_still", lambda *_: still)
+        return generate(parts, request, given, rng, on_step)
+
+    assert_parity(run(ours, num_inference_steps=2)[0], theirs, TRAJECTORY)
+    monkeypatch.setattr(facade, "generate", swapped)
     mine, _ = run(ours, num_inference_steps=2)
     with pytest.raises(AssertionError):
         assert_parity(mine, theirs, TRAJECTORY)

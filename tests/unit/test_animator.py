@@ -2,6 +2,7 @@
 
 import copy
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,12 @@ import pytest
 import torch
 from PIL import Image
 
+import tiny_repo
 import vivant
 from tiny_pia import pipeline
 from vivant import placement
 from vivant.api import Animator, Progress, Result
-from vivant.errors import Cancelled, InputError, OutputError, VivantWarning
+from vivant.errors import Cancelled, InputError, LoadError, OutputError, VivantWarning
 from vivant.media.frames import frames_hash
 from vivant.media.recipe import read_recipe
 from vivant.media.video import probe
@@ -279,6 +281,18 @@ def test_a_black_picture_may_stay_black(animator, broken, tmp_path):
     assert made.save(tmp_path / "clip.gif").is_file()
 
 
+def test_every_picture_is_black_for_its_own_clips_alone(animator, broken, tmp_path):
+    broken(-5.0)
+    pictures = [Image.new("RGB", (W, H)), photo()]
+    made = animator.animate(pictures, num_videos_per_prompt=2, **{**SMALL, "num_inference_steps": 1})
+    assert [finding.code for finding in made.report.findings] == ["W-OUTPUT-BLACK"] * 2
+    for clip in (0, 1):
+        assert made.save(tmp_path / f"{clip}.gif", clip=clip).is_file()
+    for clip in (2, 3):
+        with pytest.raises(OutputError, match="E-OUTPUT-BAD"):
+            made.save(tmp_path / f"{clip}.gif", clip=clip)
+
+
 def test_broken_numbers_are_no_result(animator, broken):
     broken(float("nan"))
     with pytest.raises(OutputError, match="E-OUTPUT-NAN"):
@@ -340,3 +354,59 @@ def test_a_result_is_saved_with_its_recipe(result, tmp_path, suffix):
     with pytest.raises(OutputError, match="E-OUTPUT-EXISTS"):
         result.save(path)
     assert result.save(path, overwrite=True) == path
+
+
+@pytest.mark.parametrize("clip", [1, 5, -1])
+def test_only_clips_that_there_are_can_be_saved(result, tmp_path, clip):
+    with pytest.raises(InputError, match="E-CLIP-INDEX"):
+        result.save(tmp_path / "clip.gif", clip=clip)
+    assert list(tmp_path.iterdir()) == []
+
+
+# -------------------------------------------------------------------------------------------------------- loading
+
+
+@pytest.mark.unchecked
+@pytest.mark.parametrize(
+    ("given", "code"),
+    [
+        ({"numerics": "exact"}, "E-NUMERICS"),
+        ({"dtype": "float16"}, "E-DTYPE"),
+        ({"dtype": torch.int8}, "E-DTYPE"),
+        ({"device": "gpu"}, "E-DEVICE"),
+    ],
+)
+def test_what_cannot_be_loaded_so_is_refused_before_anything_is_looked_for(folder, monkeypatch, given, code):
+    monkeypatch.setattr("vivant.api.Models", None)
+    with pytest.raises(InputError) as refusal:
+        Animator.from_pretrained(folder, **given)
+    assert refusal.value.code == code
+
+
+@pytest.mark.parametrize("name", ["text_encoder", "tokenizer", "vae", "unet"])
+def test_a_base_without_one_of_its_parts_is_refused(folder, tmp_path, name):
+    base = Path(shutil.copytree(folder, tmp_path / "base"))
+    index = json.loads((base / "model_index.json").read_text())
+    (base / "model_index.json").write_text(json.dumps({**index, name: [None, None]}))
+    with pytest.raises(LoadError, match=f"E-REPO-COMPONENT.*lacks {name}"):
+        Animator.from_pretrained(base)
+
+
+def test_an_adapter_without_the_variant_is_read_plain(tmp_path):
+    base = tiny_repo.write_base(tmp_path / "base", "fp16")
+    plain, half = (tiny_repo.write_adapter(tmp_path / str(variant), variant) for variant in (None, "fp16"))
+    given = {"variant": "fp16", "dtype": torch.float32, "device": "cpu"}
+    fallen_back, found = (Animator.from_pretrained(base, adapter, **given) for adapter in (plain, half))
+    note = 'motion_adapter has no variant "fp16"; its plain weights were read.'
+    assert note in fallen_back.pipeline.notes
+    assert note not in found.pipeline.notes
+    with pytest.raises(LoadError, match="E-WEIGHTS-VARIANT"):
+        Animator.from_pretrained(base, half, dtype=torch.float32, device="cpu")
+
+
+def test_the_hashes_are_those_of_the_data_type_in_use(folder):
+    animator = Animator.from_pretrained(folder, dtype=torch.float32, device="cpu")
+    before = animator.weights()
+    assert animator.weights() == before
+    animator.pipeline.to(torch.bfloat16)
+    assert not set(animator.weights().values()) & set(before.values())

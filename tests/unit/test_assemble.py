@@ -8,11 +8,13 @@ import pytest
 import torch
 
 import tiny
+import tiny_repo
 from tiny_pia import FRAMES, HEIGHT, WIDTH, adapter, base, pipeline, run
 from vivant.errors import InputError, LoadError
 from vivant.pia.assemble import assemble, check_family
 from vivant.pia.motion import MotionAdapter
 from vivant.pia.unet import UNet2DConditionModel, UNetMotionModel
+from vivant.pipelines import components as parts
 from vivant.pipelines.pia import PIAPipeline
 
 SD15 = {"_class_name": "StableDiffusionPipeline", "unet": ["diffusers", "UNet2DConditionModel"]}
@@ -103,9 +105,10 @@ def test_an_assembled_network_is_used_as_it_is():
     assert assemble(unet, None, "original") is unet
     with pytest.raises(InputError, match="E-NUMERICS"):
         assemble(unet, None, "diffusers")
-    pipe = pipeline(unet=unet, motion_adapter=adapter())
-    assert any("separate motion_adapter" in note for note in pipe.notes)
-    assert pipe.motion_adapter is None
+    with pytest.raises(InputError, match="E-ADAPTER-TWICE"):
+        assemble(unet, adapter(), None)
+    with pytest.raises(InputError, match="E-ADAPTER-TWICE"):
+        pipeline(unet=unet, motion_adapter=adapter())
 
 
 @pytest.mark.parametrize("conv_in_channels", [None, 4])
@@ -138,3 +141,104 @@ def test_networks_of_both_numerics_differ():
             assemble(base(), adapter(), numerics)(x, 500, text).sample for numerics in ("original", "diffusers")
         )
     assert 0.01 < float((one - other).norm() / other.norm()) < 1
+
+
+# ------------------------------------------------------------------------------------- before weights are looked for
+
+
+def blind() -> MotionAdapter:
+    """Modules of AnimateDiff: no input convolution."""
+    return MotionAdapter.from_config({**tiny.ADAPTER, "conv_in_channels": None})
+
+
+@pytest.fixture
+def no_weights(tmp_path, monkeypatch) -> Path:
+    """The configurations of a base without one weight file, and readers that fail."""
+    folder = tiny_repo.write_base(tmp_path / "base")
+    for path in [*folder.rglob("*.safetensors"), *folder.rglob("*.bin")]:
+        path.unlink()
+    monkeypatch.setattr(parts, "load_component", lambda *_: pytest.fail("weights were read"))
+    monkeypatch.setattr(parts, "component_variants", lambda *_: pytest.fail("weights were looked for"))
+    return folder
+
+
+@pytest.mark.unchecked
+@pytest.mark.parametrize(
+    ("given", "code"),
+    [
+        (lambda: {"motion_adapter": adapter(), "numerics": "exact"}, "E-NUMERICS"),
+        (lambda: {"unet": assemble(base(), adapter(), "original"), "numerics": "diffusers"}, "E-NUMERICS"),
+        (dict, "E-ADAPTER-NONE"),
+        (lambda: {"motion_adapter": None}, "E-ADAPTER-NONE"),
+        (lambda: {"unet": base()}, "E-ADAPTER-NONE"),
+        (lambda: {"motion_adapter": blind()}, "E-ADAPTER-NOT-PIA"),
+        (lambda: {"unet": UNetMotionModel.from_unet2d(base(), None)}, "E-ADAPTER-NOT-PIA"),
+        (lambda: {"unet": assemble(base(), adapter(), None), "motion_adapter": adapter()}, "E-ADAPTER-TWICE"),
+        (lambda: {"motion_adapter": base()}, "E-COMPONENT-TYPE"),
+        (lambda: {"motion_adapter": adapter(), "vae": base()}, "E-COMPONENT-TYPE"),
+        (lambda: {"motion_adapter": adapter(), "vae": None}, "E-COMPONENT-TYPE"),
+        (lambda: {"motion_adapter": adapter(), "unet": None}, "E-COMPONENT-TYPE"),
+        (lambda: {"motion_adapter": adapter(), "scheduler": None}, "E-SCHEDULER-TYPE"),
+        (lambda: {"motion_adapter": adapter(), "torch_dtype": "float16"}, "E-DTYPE"),
+    ],
+)
+def test_refused_before_weights_are_looked_for(no_weights, given, code):
+    with pytest.raises(InputError) as refusal:
+        PIAPipeline.from_pretrained(no_weights, **given())
+    assert refusal.value.code == code
+
+
+def test_a_separate_adapter_in_a_repository_of_an_assembled_network_is_skipped(tmp_path):
+    """As the port writes it: the modules twice."""
+    pipeline().save_pretrained(tmp_path)
+    adapter().save_pretrained(tmp_path / "motion_adapter")
+    index = json.loads((tmp_path / "model_index.json").read_text())
+    (tmp_path / "model_index.json").write_text(json.dumps({**index, "motion_adapter": ["diffusers", "MotionAdapter"]}))
+    pipe = PIAPipeline.from_pretrained(tmp_path)
+    assert pipe.motion_adapter is None
+    assert any(note.startswith("motion_adapter") for note in pipe.notes)
+    with pytest.raises(InputError, match="E-ADAPTER-TWICE"):
+        PIAPipeline.from_pretrained(tmp_path, motion_adapter=adapter())
+
+
+def test_an_adapter_of_the_repository_is_used(tmp_path):
+    folder = tiny_repo.write_base(tmp_path)
+    tiny_repo.write_adapter(folder / "motion_adapter")
+    index = json.loads((folder / "model_index.json").read_text())
+    (folder / "model_index.json").write_text(json.dumps({**index, "motion_adapter": ["diffusers", "MotionAdapter"]}))
+    assert type(PIAPipeline.from_pretrained(folder).unet) is UNetMotionModel
+    with pytest.raises(InputError, match="E-ADAPTER-NONE"):
+        PIAPipeline.from_pretrained(folder, motion_adapter=None)
+
+
+@pytest.mark.unchecked
+def test_parts_of_another_library_are_refused():
+    diffusers = pytest.importorskip("diffusers")
+    theirs = diffusers.MotionAdapter(**tiny_repo.public(tiny.ADAPTER))
+    with pytest.raises(InputError, match=r"E-COMPONENT-TYPE.*motion_adapter is a diffusers.MotionAdapter"):
+        pipeline(unet=base(), motion_adapter=theirs)
+    theirs = diffusers.UNet2DConditionModel(**tiny_repo.public(tiny.UNET2D))
+    with pytest.raises(InputError, match=r"E-COMPONENT-TYPE.*unet is a diffusers.UNet2DConditionModel"):
+        pipeline(unet=theirs, motion_adapter=adapter())
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "code"),
+    [
+        ("unet", base, "E-ADAPTER-NONE"),
+        ("unet", lambda: UNetMotionModel.from_unet2d(base(), None), "E-ADAPTER-NOT-PIA"),
+        ("unet", adapter, "E-COMPONENT-TYPE"),
+        ("unet", lambda: None, "E-COMPONENT-TYPE"),
+        ("vae", lambda: None, "E-COMPONENT-TYPE"),
+        ("motion_adapter", adapter, "E-ADAPTER-TWICE"),
+    ],
+)
+def test_the_network_of_a_pipeline_stays_an_assembled_one(name, value, code):
+    pipe = pipeline()
+    before = getattr(pipe, name)
+    with pytest.raises(InputError) as refusal:
+        setattr(pipe, name, value())
+    assert refusal.value.code == code
+    assert getattr(pipe, name) is before
+    pipe.unet = assemble(base(), adapter(), "original")
+    assert pipe.numerics == "original"

@@ -347,6 +347,16 @@ def test_several_act_in_their_order(pipe):
     assert order == ["Note 2"] * 4
 
 
+@pytest.mark.unchecked
+def test_a_member_that_returns_nothing_is_named(pipe, evaluated):
+    def forgetful(*given: Any) -> None:
+        """Returns nothing."""
+
+    members: Any = [forgetful, Halve()]
+    with pytest.raises(InputError, match=r"E-CALLBACK-RETURN.*forgetful returned NoneType"):
+        MultiPipelineCallbacks(members)(pipe, 0, 1, {})
+
+
 def test_an_unknown_name_of_a_class_is_refused(pipe):
     class Odd(Halve):
         """Wants the mask."""
@@ -357,10 +367,18 @@ def test_an_unknown_name_of_a_class_is_refused(pipe):
         pipe(**arguments(callback_on_step_end=Odd()))
 
 
-@pytest.mark.parametrize("ratio", [None, -0.1, 1.1, float("nan")])
+@pytest.mark.unchecked
+@pytest.mark.parametrize("ratio", [None, -0.1, 1.1, float("nan"), "0.5", True])
 def test_a_callback_without_a_cutoff_is_refused(ratio):
     with pytest.raises(InputError, match="E-CALLBACK-CUTOFF"):
         Halve(cutoff_step_ratio=ratio)
+
+
+@pytest.mark.unchecked
+@pytest.mark.parametrize("index", [-1, "2", 1.5, True])
+def test_a_cutoff_at_no_step_is_refused(index):
+    with pytest.raises(InputError, match=r"E-CALLBACK-CUTOFF.*cutoff_step_index"):
+        Halve(cutoff_step_index=index)
 
 
 def test_a_base_class_does_nothing_by_itself(pipe):

@@ -5,7 +5,7 @@ from dataclasses import FrozenInstanceError, replace
 import pytest
 import torch
 
-from vivant.denoise import State, compose, keep, run
+from vivant.denoise import State, run
 from vivant.errors import Cancelled
 
 START = State(i=-1, x=torch.zeros(3))
@@ -75,20 +75,6 @@ def test_cancelling_stops_before_the_next_step():
     with pytest.raises(Cancelled):
         run(START, (1.0, 2.0, 3.0, 4.0), step, cancel_after_two)
     assert made == [1.0, 2.0]
-
-
-def test_compose_applies_hooks_from_left_to_right():
-    def double(state: State) -> State:
-        return replace(state, x=state.x * 2)
-
-    def add_one(state: State) -> State:
-        return replace(state, x=state.x + 1)
-
-    one = replace(START, x=torch.ones(3))
-    assert compose(double, add_one)(one).x.tolist() == [3.0] * 3
-    assert compose(add_one, double)(one).x.tolist() == [4.0] * 3
-    assert compose()(one) is one
-    assert compose(keep, keep)(one) is one
 
 
 def test_a_state_cannot_be_changed_in_place():

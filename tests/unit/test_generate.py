@@ -154,6 +154,23 @@ def test_strength_keeps_the_last_steps(steps, strength, left):
     assert timesteps([plan]).tolist() == [step.t for step in plan]
 
 
+def test_given_latents_change_their_type_and_place_in_one_step(pipe):
+    """Where a device has no float64, moving before converting fails."""
+    moves: list[tuple[Any, ...]] = []
+
+    class Latents(Tensor):
+        """Remembers the first journey."""
+
+        def to(self, *args: Any, **kwargs: Any) -> Tensor:
+            moves.append((*args, *kwargs.values()))
+            return self.as_subclass(Tensor).to(*args, **kwargs)
+
+    noise = torch.randn(1, 4, FRAMES, HEIGHT // 8, WIDTH // 8, generator=seeded(9))
+    given = noise.double().as_subclass(Latents)
+    assert torch.equal(run(pipe, latents=given), run(pipe, latents=noise))
+    assert moves == [("cpu", torch.float32)]
+
+
 def test_strength_without_a_step_is_refused():
     solver = scheduler("DDIMScheduler").solver
     with pytest.raises(InputError, match="E-STRENGTH-STEPS"):
@@ -204,7 +221,7 @@ def test_freeinit_with_strength_keeps_the_start(pipe, inputs, recorded, draws, n
         mixed = (start - plan[0].alpha * clean) / plan[0].sigma
         if k == 0:
             torch.testing.assert_close(mixed, noise, atol=1e-4, rtol=0)
-        elif not pipe.scheduler.solver.uses_noise:
+        elif pipe.scheduler.solver.uses_eta or not pipe.scheduler.solver.uses_noise:  # eta is 0: no draws in between
             torch.testing.assert_close(mixed, reinitialise(noise, next(fresh), mask), atol=1e-4, rtol=0)
         clean = result
 

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 import tiny_repo
 from tiny import noise
-from vivant.errors import LoadError, OutputError, VivantWarning
+from vivant.config import dump_json, load_json
+from vivant.errors import InputError, LoadError, OutputError, VivantWarning
 from vivant.hub import load
 from vivant.hub.load import check_keys, read_file, read_weights, shard_bytes, write_weights
 from vivant.hub.model import Model
@@ -173,7 +174,7 @@ def test_a_revision_may_not_climb(tmp_path):
 def test_a_file_is_not_a_repository(tmp_path):
     path = tmp_path / "model.safetensors"
     path.write_bytes(b"")
-    with pytest.raises(LoadError, match=r"E-REPO-FILE.*from_single_file"):
+    with pytest.raises(LoadError, match=r"E-REPO-FILE.*Give the folder; .* not read yet"):
         locate(Source(path), ["*"])
 
 
@@ -468,6 +469,30 @@ def test_a_failed_write_leaves_the_old_files(tmp_path, monkeypatch):
     assert len(calls) == 2
     assert files(tmp_path) == {f"{STEM}.safetensors"}
     assert_same(read_weights(tmp_path), state())
+
+
+def test_a_failed_write_of_json_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "config.json"
+    dump_json({"a": 1}, path)
+    write_text = Path.write_text
+
+    def fail_halfway(self: Path, text: str, **given: str) -> None:
+        write_text(self, text[:3], **given)
+        raise OSError("no space left")
+
+    monkeypatch.setattr(Path, "write_text", fail_halfway)
+    with pytest.raises(OSError, match="no space left"):
+        dump_json({"a": 2}, path)
+    assert load_json(path) == {"a": 1}
+    assert files(tmp_path) == {"config.json"}
+
+
+@pytest.mark.unchecked
+@pytest.mark.parametrize("name", ["dtype", "torch_dtype"])
+@pytest.mark.parametrize("value", ["float16", torch.int8, torch.bool, torch.complex64, 16])
+def test_what_is_no_data_type_of_weights(tmp_path, name, value):
+    with pytest.raises(InputError, match="E-DTYPE"):
+        Model.from_pretrained(tmp_path, **{name: value})
 
 
 def test_saving_over_the_file_that_is_read(tmp_path):

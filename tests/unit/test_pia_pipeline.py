@@ -136,15 +136,24 @@ def test_one_generator_draws_for_the_whole_batch(pipe):
         ({"ip_adapter_image": picture()}, "E-IP-ADAPTER"),
         ({"ip_adapter_image_embeds": [torch.zeros(1, 1, 8)]}, "E-IP-ADAPTER"),
         ({"cross_attention_kwargs": {"scale": 1.0, "gligen": {}}}, "E-CROSS-ATTENTION"),
+        ({"cross_attention_kwargs": {1: 2}}, "E-CROSS-ATTENTION"),
+        ({"cross_attention_kwargs": {1: 2, "gligen": {}}}, "E-CROSS-ATTENTION"),
+        ({"cross_attention_kwargs": ["scale"]}, "E-CROSS-ATTENTION"),
         ({"prompt": None}, "E-PROMPT-NONE"),
+        *(({name: 5}, "E-PROMPT-TYPE") for name in ("prompt", "negative_prompt")),
+        *(({name: {"a": "b"}}, "E-PROMPT-TYPE") for name in ("prompt", "negative_prompt")),
         ({"prompt_embeds": torch.zeros(1, 77, tiny.TEXT_DIM)}, "E-PROMPT-TWICE"),
         ({"negative_prompt_embeds": torch.zeros(1, 77, tiny.TEXT_DIM)}, "E-PROMPT-TWICE"),
         ({"prompt": None, "prompt_embeds": torch.zeros(1, 77, 8)}, "E-PROMPT-EMBEDS-SHAPE"),
         ({"prompt": None, "prompt_embeds": torch.zeros(1, 9, tiny.TEXT_DIM)}, "E-PROMPT-EMBEDS-SHAPE"),
+        ({"prompt": None, "prompt_embeds": 5}, "E-PROMPT-EMBEDS-SHAPE"),
+        ({"prompt": None, "prompt_embeds": torch.tensor(1.0)}, "E-PROMPT-EMBEDS-SHAPE"),
+        ({"negative_prompt": None, "negative_prompt_embeds": 5}, "E-PROMPT-EMBEDS-SHAPE"),
         ({"latents": torch.zeros(2, *SHAPE)}, "E-LATENTS-SHAPE"),
         ({"latents": torch.zeros(1, 4, 6, 10)}, "E-LATENTS-SHAPE"),
         ({"latents": np.zeros((1, *SHAPE))}, "E-LATENTS-SHAPE"),
         ({"callback_on_step_end": print, "callback_on_step_end_tensor_inputs": ["mask"]}, "E-CALLBACK-INPUTS"),
+        ({"callback_on_step_end": 5}, "E-CALLBACK-TYPE"),
     ],
 )
 @pytest.mark.unchecked
@@ -202,6 +211,19 @@ def test_a_negative_prompt_without_guidance_warns_once_and_changes_nothing(pipe)
     assert torch.equal(first, run(pipe, guidance_scale=1.0, negative_prompt=None))
     assert torch.equal(first, again)
     assert sum("W-NEGATIVE-UNUSED" in note for note in pipe.notes) == 1
+
+
+def test_a_negative_prompt_that_is_not_read_has_no_say(pipe):
+    """Neither in the size of the batch, nor in the notes when it is empty."""
+    given = {"guidance_scale": 1.0, "num_inference_steps": 1}
+    plain = run(pipe, negative_prompt=None, **given)
+    assert torch.equal(run(pipe, negative_prompt="", **given), plain)
+    assert pipe.notes == []
+    with pytest.warns(VivantWarning, match="W-NEGATIVE-UNUSED"):
+        several = run(pipe, negative_prompt=NEGATIVES, **given)
+    assert torch.equal(several, plain)
+    embeds = torch.zeros(3, 77, tiny.TEXT_DIM)
+    assert torch.equal(run(pipe, negative_prompt=None, negative_prompt_embeds=embeds, **given), plain)
 
 
 def test_cross_attention_scale_is_for_layers_that_are_not_there(pipe):
@@ -476,6 +498,31 @@ def test_encode_prompt_is_what_a_call_does(pipe):
     ready = run(pipe, prompt_embeds=positive, negative_prompt_embeds=negative, **given)
     assert torch.equal(ready, run(pipe, prompt="a cat", negative_prompt="dark"))
     assert pipe.encode_prompt("a cat", "cpu", 1, False)[1] is None
+
+
+@pytest.mark.unchecked
+@pytest.mark.parametrize("prompt", [5, {"a": "b"}, ["a", 5], b"a"])
+def test_encode_prompt_of_what_is_no_text(pipe, prompt):
+    with pytest.raises(InputError, match=r"E-PROMPT-TYPE.*prompt is"):
+        pipe.encode_prompt(prompt)
+    with pytest.raises(InputError, match=r"E-PROMPT-TYPE.*negative_prompt is"):
+        pipe.encode_prompt("a cat", negative_prompt=prompt)
+
+
+@pytest.mark.parametrize("names", [("text_encoder", "tokenizer"), ("text_encoder",), ("tokenizer",)])
+def test_ready_embeddings_need_no_text_encoder(pipe, tmp_path, names):
+    positive, negative = pipe.encode_prompt("a cat", negative_prompt="dark")
+    ready = {"prompt": None, "negative_prompt": None, "prompt_embeds": positive}
+    both = {**ready, "negative_prompt_embeds": negative}
+    bare = pipeline(**dict.fromkeys(names))
+    assert torch.equal(run(bare, **both), run(pipe, **both))
+    assert torch.equal(run(bare, guidance_scale=1.0, **ready), run(pipe, guidance_scale=1.0, **ready))
+    for given in ({}, ready):
+        with pytest.raises(InputError, match="E-TEXT-ENCODER"):
+            run(bare, **given)
+    bare.save_pretrained(tmp_path)
+    again = PIAPipeline.from_pretrained(tmp_path)
+    assert [name for name, part in again.components.items() if part is None][: len(names)] == list(names)
 
 
 def test_encode_prompt_repeats_and_broadcasts(pipe):

@@ -141,9 +141,9 @@ def test_components_in_place_of_those_of_the_repository(base, pipe, tmp_path):
     broken = copy(base, tmp_path / "broken")
     for name in ("vae", "unet"):  # not even looked at
         (broken / name / "config.json").unlink()
-    again = StableDiffusionPipeline.from_pretrained(broken, unet=pipe.unet, vae=None, text_encoder=None)
+    again = StableDiffusionPipeline.from_pretrained(broken, unet=pipe.unet, vae=pipe.vae, text_encoder=None)
     assert again.unet is pipe.unet
-    assert (again.vae, again.text_encoder) == (None, None)
+    assert (again.vae, again.text_encoder) == (pipe.vae, None)
     with pytest.raises(LoadError, match=r"E-FILE-MISSING.*config.json"):
         StableDiffusionPipeline.from_pretrained(broken, unet=pipe.unet)
 
@@ -245,8 +245,17 @@ def test_a_repository_that_lacks_a_component(base, tmp_path):
     rewrite_index(folder, unet=...)
     with pytest.raises(LoadError, match=r"E-REPO-COMPONENT.*lacks unet"):
         StableDiffusionPipeline.from_pretrained(folder)
-    rewrite_index(folder, unet=[None, None])
-    assert StableDiffusionPipeline.from_pretrained(folder).unet is None
+    rewrite_index(folder, unet=[None, None], text_encoder=[None, None])
+    with pytest.raises(LoadError, match=r"E-REPO-COMPONENT.*lacks unet,"):
+        StableDiffusionPipeline.from_pretrained(folder)
+    unet = UNet2DConditionModel.from_pretrained(base / "unet")
+    pipe = StableDiffusionPipeline.from_pretrained(folder, unet=unet)
+    assert (pipe.unet, pipe.text_encoder) == (unet, None)
+
+
+def test_a_component_that_is_needed_is_not_none(base):
+    with pytest.raises(InputError, match=r"E-COMPONENT-TYPE.*vae is None.*AutoencoderKL"):
+        StableDiffusionPipeline.from_pretrained(base, vae=None)
 
 
 def test_a_component_of_a_class_that_we_lack(base, tmp_path):
@@ -274,15 +283,15 @@ def test_a_scheduler_that_we_lack_is_kept(base, tmp_path):
 def test_the_family_is_checked_before_any_tensor_is_read(base, tmp_path):
     class Picky(StableDiffusionPipeline):
         @classmethod
-        def _check_repository(cls, folder, index, overrides):
+        def _check_repository(cls, folder, index, given):
             assert index["_class_name"] == "StableDiffusionPipeline"
-            assert list(overrides) == ["vae"]
+            assert given == {"text_encoder": None, "numerics": "original"}
             raise LoadError("E-FAMILY", "wrong family")
 
     folder = copy(base, tmp_path)
     (folder / "unet" / "diffusion_pytorch_model.safetensors").unlink()
     with pytest.raises(LoadError, match="E-FAMILY"):
-        Picky.from_pretrained(folder, vae=None)
+        Picky.from_pretrained(folder, text_encoder=None, numerics="original")
 
 
 # Writing
@@ -368,13 +377,25 @@ def test_from_pipe(pipe):
     assert encoder.text_encoder is pipe.text_encoder
     assert encoder.length == 20
     assert not hasattr(encoder, "unet")
-    again = StableDiffusionPipeline.from_pipe(pipe, vae=None)
-    assert (again.numerics, again.vae) == ("original", None)
+    again = StableDiffusionPipeline.from_pipe(pipe, text_encoder=None, safety_checker=None)
+    assert (again.numerics, again.text_encoder) == ("original", None)
+    assert not hasattr(again, "safety_checker")
+    with pytest.raises(LoadError, match=r"E-REPO-COMPONENT.*lacks vae"):
+        StableDiffusionPipeline.from_pipe(pipe, vae=None)
     assert StableDiffusionPipeline.from_pipe(pipe, numerics="diffusers").numerics == "diffusers"
     with pytest.raises(LoadError, match=r"E-REPO-COMPONENT.*Encoder lacks vae, unet, scheduler"):
         StableDiffusionPipeline.from_pipe(encoder)
     with pytest.raises(InputError, match="E-ARG-UNKNOWN"):
         Encoder.from_pipe(pipe, unet=None)
+
+
+@pytest.mark.parametrize("name", ["load_lora_weights", "load_ip_adapter", "load_textual_inversion", "from_single_file"])
+def test_methods_that_are_not_here_yet(pipe, name):
+    with pytest.raises(InputError, match=rf"E-NOT-YET.*StableDiffusionPipeline.{name}"):
+        getattr(pipe, name)("some/repository", weight_name="x.safetensors")
+    with pytest.raises(InputError, match="E-NOT-YET"):
+        getattr(StableDiffusionPipeline, name)("model.safetensors")
+    assert list(pipe.components) == list(StableDiffusionPipeline(**pipe.components).components)
 
 
 def test_schedulers_are_exchanged(pipe):
@@ -442,6 +463,7 @@ def test_offloading_without_an_accelerator_says_so_once(pipe, call, monkeypatch)
 
 def test_offloading_from_an_accelerator(pipe, monkeypatch):
     monkeypatch.setattr(placement, "machine", lambda: placement.Machine(("cuda",)))
+    monkeypatch.setattr(placement, "check_place", lambda *_: None)
     pipe.to(torch.bfloat16)
     pipe.enable_model_cpu_offload(gpu_id=1)
     assert pipe.memory == placement.MemoryPolicy("cuda:1", torch.bfloat16, "component")
@@ -453,8 +475,24 @@ def test_offloading_from_an_accelerator(pipe, monkeypatch):
     assert pipe.to("cpu").memory == placement.MemoryPolicy("cpu", torch.bfloat16, "resident")
 
 
+@pytest.mark.parametrize("device", ["gpu", "cuda:77", "meta:x"])
+def test_offloading_from_what_is_not_there_is_refused_before_anything_moves(pipe, monkeypatch, device):
+    def check(device: str, dtype: torch.dtype) -> None:
+        checked.append((device, dtype))
+        raise InputError("E-DEVICE", "It does not answer.")
+
+    checked: list[tuple[str, torch.dtype]] = []
+    monkeypatch.setattr(placement, "check_place", check)
+    monkeypatch.setattr(placement, "move", lambda *_: pytest.fail("moved"))
+    with pytest.raises(InputError, match="E-DEVICE"):
+        pipe.enable_model_cpu_offload(device=device)
+    assert checked == ([("cuda:77", torch.float32)] if device == "cuda:77" else [])
+    assert pipe.memory == placement.MemoryPolicy("cpu", torch.float32, "resident")
+
+
 def test_freeing_brings_components_back(pipe, monkeypatch):
     monkeypatch.setattr(placement, "machine", lambda: placement.Machine(("cuda",)))
+    monkeypatch.setattr(placement, "check_place", lambda *_: None)
     moved = []
     monkeypatch.setattr(placement, "move", lambda networks, device, dtype=None: moved.append((len(networks), device)))
     pipe.maybe_free_model_hooks()

@@ -146,3 +146,9 @@ def test_moving_for_good():
         placement.move([layer], "cpu")  # tensors on meta have no values to bring back
     with pytest.raises(InputError, match="E-DEVICE"):
         placement.move([nn.Linear(2, 3)], "no such device")
+
+
+@pytest.mark.parametrize("device", ["gpu", "", "cuda:x"])
+def test_what_is_no_device_is_nothing_to_offload_from(device):
+    with pytest.raises(InputError, match="E-DEVICE"):
+        placement.offload_device(None, device, NVIDIA)

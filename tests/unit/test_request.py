@@ -156,12 +156,46 @@ def test_what_cannot_be_honoured_is_refused(values: dict[str, Any], code):
         PIARequest.build(**values)
     assert refusal.value.code == code
     # The message names the field, or the thing that it is about.
-    assert refusal.value.what
+    assert any(name in refusal.value.what for name in values)
 
 
 @pytest.mark.parametrize("values", [{"strength": 1}, {"guidance_scale": 0}, {"seed": -1}, {"seed": 0}, {"seed": 2**63}])
 def test_the_limits_themselves_are_allowed(values):
     assert PIARequest.build(**values)
+
+
+@pytest.mark.unchecked
+def test_numbers_of_numpy_become_python_s():
+    given = {
+        "num_frames": np.int64(16),
+        "height": np.uint16(64),
+        "num_inference_steps": np.int32(7),
+        "guidance_scale": np.float32(7.5),
+        "strength": np.float64(0.5),
+        "seed": [np.int64(3), 4],
+        "motion": np.int64(2),
+        "free_init": FreeInit(np.int64(2), spatial_stop_frequency=np.float32(0.5)),
+        "freeu": FreeU(np.float32(0.5), np.int64(1), 1.25, np.float64(1.5)),
+    }
+    request = PIARequest(**given)
+    plain = PIARequest(
+        num_frames=16,
+        height=64,
+        num_inference_steps=7,
+        guidance_scale=7.5,
+        strength=0.5,
+        seed=[3, 4],
+        motion=2,
+        free_init=FreeInit(2, spatial_stop_frequency=0.5),
+        freeu=FreeU(0.5, 1, 1.25, 1.5),
+    )
+    assert request == plain
+    assert repr(request) == repr(plain)  # equal numbers of NumPy would show themselves here
+    assert json.dumps(request.to_json()) == json.dumps(plain.to_json())
+    for name in ("num_frames", "guidance_scale", "seed"):
+        for value in (np.bool_(True), True, np.array([1, 2])):
+            with pytest.raises(InputError):
+                PIARequest.build(**{name: value})
 
 
 def test_an_unknown_name_is_answered_with_the_nearest():

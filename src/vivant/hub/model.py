@@ -122,7 +122,7 @@ class Model(nn.Module):
         max_shard_size: int | str = "10GB",
         safe_serialization: bool = True,
     ) -> None:
-        """Write `config.json` and safetensors in the published layout; existing files are replaced atomically."""
+        """Write `config.json` and safetensors in the published layout; each file is replaced in one step."""
         if not safe_serialization:
             raise InputError("E-SAVE-PICKLE", "vivant writes safetensors only.", "Pickles can run code when read.")
         folder = Path(save_directory)
@@ -132,7 +132,16 @@ class Model(nn.Module):
 
 
 def pick_dtype(dtype: torch.dtype | None, torch_dtype: torch.dtype | None) -> torch.dtype | None:
-    """One data type from diffusers' two names for it."""
+    """One data type from diffusers' two names for it.
+
+    Raises:
+        InputError: E-DTYPE for anything but a floating data type of torch, E-DTYPE-TWICE when the two disagree.
+    """
+    for value in (dtype, torch_dtype):
+        if value is not None and not (isinstance(value, torch.dtype) and value.is_floating_point):
+            raise InputError(
+                "E-DTYPE", f"{value!r} is no data type for weights.", "", "Give torch.float32, bfloat16 or float16."
+            )
     if dtype is not None and torch_dtype is not None and dtype != torch_dtype:
         raise InputError("E-DTYPE-TWICE", f"dtype={dtype} and torch_dtype={torch_dtype} disagree.", "", "Give one.")
     return dtype if dtype is not None else torch_dtype

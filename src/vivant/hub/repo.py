@@ -225,7 +225,7 @@ def _local_folder(source: str | Path) -> Path | None:
             "E-REPO-FILE",
             f"{path} is a file, not a repository folder.",
             "A repository is a folder with model_index.json or config.json.",
-            "Give the folder; single-file checkpoints are read by from_single_file.",
+            "Give the folder; single-file checkpoints are not read yet.",
         )
     return path if os.path.isdir(path) else None
 

@@ -5,10 +5,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from vivant.config import load_json
+from vivant.config import load_json, read
 from vivant.errors import InputError, LoadError
-from vivant.pia.config import Numerics
-from vivant.pia.motion import MotionAdapter
+from vivant.pia.config import (
+    MotionAdapterConfig,
+    Numerics,
+    UNet2DConditionConfig,
+    UNetMotionConfig,
+    check_numerics,
+)
+from vivant.pia.motion import MotionAdapter, check_adapter_fits
 from vivant.pia.unet import UNet2DConditionModel, UNetMotionModel
 
 NEEDED = "PIA animates Stable Diffusion 1.5 models and what was fine-tuned from them."
@@ -52,25 +58,48 @@ def _family(index: Mapping[str, Any], unet: Mapping[str, Any]) -> str | None:
     return None
 
 
-def assemble(
-    unet: UNet2DConditionModel | UNetMotionModel, adapter: MotionAdapter | None, numerics: Numerics | None
-) -> UNetMotionModel:
-    """The network of PIA from its parts; an assembled one is returned as it is.
+def check_repository(folder: Path, index: Mapping[str, Any], given: Mapping[str, Any]) -> bool:
+    """Refuse by its small files a repository that makes no network of PIA with what is given.
+
+    Args:
+        folder: the repository; of its components only the configurations are read.
+        index: its `model_index.json`.
+        given: the arguments of `PIAPipeline` that were passed beside it.
+
+    Returns:
+        Whether the repository's own motion adapter is needed: an assembled network holds its modules already.
 
     Raises:
-        InputError: E-ADAPTER-NONE without motion modules, E-ADAPTER-NOT-PIA for modules that cannot see a picture,
-            E-NUMERICS when an assembled network computes otherwise than asked.
+        LoadError: E-REPO-FAMILY.
+        InputError: E-NUMERICS, E-CONFIG-…, and what `check_together` refuses.
     """
-    if isinstance(unet, UNetMotionModel):
-        check_sees_picture(unet.settings.in_channels)
-        if numerics is not None and numerics != unet.numerics:
-            raise InputError(
-                "E-NUMERICS",
-                f'The network was built with numerics="{unet.numerics}", and "{numerics}" is asked for.',
-                "",
-                f'Load it with UNetMotionModel.from_pretrained(…, numerics="{numerics}").',
-            )
-        return unet
+    check_family(folder, index, with_unet="unet" not in given)
+    _check_numerics(given.get("unet"), given.get("numerics"))
+    if "unet" in given:
+        unet = given["unet"].settings
+    else:
+        kind = UNetMotionConfig if index["unet"][1] == "UNetMotionModel" else UNet2DConditionConfig
+        unet, _ = read(kind, load_json(folder / "unet" / "config.json"))
+    own = "motion_adapter" not in given and not isinstance(unet, UNetMotionConfig)
+    adapter = None if given.get("motion_adapter") is None else given["motion_adapter"].settings
+    if own and any(index.get("motion_adapter") or ()):
+        adapter, _ = read(MotionAdapterConfig, load_json(folder / "motion_adapter" / "config.json"))
+    check_together(unet, adapter)
+    return own
+
+
+def check_together(unet: UNet2DConditionConfig | UNetMotionConfig, adapter: MotionAdapterConfig | None) -> None:
+    """Refuse a UNet and an adapter that do not make one network of PIA, by their configurations.
+
+    Raises:
+        InputError: E-ADAPTER-NONE without motion modules, E-ADAPTER-TWICE with two sets of them, E-ADAPTER-NOT-PIA for
+            modules that cannot see a picture, E-ADAPTER-FIT for those of another family.
+    """
+    if isinstance(unet, UNetMotionConfig):
+        if adapter is not None:
+            raise two_adapters("The unet")
+        check_sees_picture(unet.in_channels)
+        return
     if adapter is None:
         raise InputError(
             "E-ADAPTER-NONE",
@@ -78,8 +107,37 @@ def assemble(
             "A base alone draws single pictures.",
             'Pass motion_adapter=MotionAdapter.from_pretrained("openmmlab/PIA-condition-adapter").',
         )
-    check_sees_picture(adapter.settings.conv_in_channels)
+    check_sees_picture(adapter.conv_in_channels)
+    check_adapter_fits(adapter, unet)
+
+
+def assemble(
+    unet: UNet2DConditionModel | UNetMotionModel, adapter: MotionAdapter | None, numerics: Numerics | None
+) -> UNetMotionModel:
+    """The network of PIA from its parts; an assembled one is returned as it is.
+
+    Raises:
+        InputError: what `check_together` refuses, and E-NUMERICS.
+    """
+    check_together(unet.settings, None if adapter is None else adapter.settings)
+    _check_numerics(unet, numerics)
+    if isinstance(unet, UNetMotionModel):
+        return unet
     return UNetMotionModel.from_unet2d(unet, adapter, numerics=numerics or "diffusers")
+
+
+def _check_numerics(unet: object, numerics: Numerics | None) -> None:
+    """Refuse (E-NUMERICS) numerics that do not exist, or that an assembled network was not built with."""
+    if numerics is None:
+        return
+    check_numerics(numerics)
+    if isinstance(unet, UNetMotionModel) and numerics != unet.numerics:
+        raise InputError(
+            "E-NUMERICS",
+            f'The network was built with numerics="{unet.numerics}", and "{numerics}" is asked for.',
+            "",
+            f'Load it with UNetMotionModel.from_pretrained(…, numerics="{numerics}").',
+        )
 
 
 def check_sees_picture(channels: int | None) -> None:
@@ -91,3 +149,13 @@ def check_sees_picture(channels: int | None) -> None:
             "PIA needs its own input convolution of nine channels.",
             "Use the PIA adapter, openmmlab/PIA-condition-adapter.",
         )
+
+
+def two_adapters(holder: object) -> InputError:
+    """What to raise when `holder` has motion modules and others are given beside it."""
+    return InputError(
+        "E-ADAPTER-TWICE",
+        f"{holder} holds motion modules already, and a motion adapter is given too.",
+        "",
+        "Leave motion_adapter out, or give a plain Stable Diffusion 1.5 base.",
+    )

@@ -17,7 +17,7 @@ def freezes(device: str) -> bool:
 def compile_unet(unet: UNetMotionModel) -> None:
     """Compile `unet.predict` in place; the first step of each size pays for it.
 
-    With frozen weights later changes of the weights have no effect. The compiled function is not saved.
+    With frozen weights later changes of the weights are seen in part or not at all. The compiled function is not saved.
 
     Raises:
         MissingPackage: E-COMPILE where torch cannot compile.
@@ -37,8 +37,8 @@ def compile_unet(unet: UNetMotionModel) -> None:
 
     @wraps(compiled)
     def predict(*args: Any) -> torch.Tensor:
-        # Not as torch.compile(options=…): those reach the compiler after weights have become inputs, and nothing is
-        # frozen, without a word (test_weights_are_packed_where_they_are_frozen).
+        # Not by torch.compile(options=…): they come after weights have become inputs, and nothing is frozen, without a
+        # word (test_the_compiled_network_predicts_the_same_and_its_weights_are_packed).
         with config.patch(freezing=frozen):
             return compiled(*args)
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from vivant.errors import InputError
 from vivant.pia.unet import Text, UNetMotionModel
+from vivant.request import check_text
 from vivant.rng import Rng
 from vivant.vae.image import AutoencoderKL
 
@@ -37,7 +38,7 @@ class Prompts:
                 "E-GUIDANCE-NEGATIVE",
                 "Guidance needs the encoded negative prompt, and there is none.",
                 "",
-                "Give negative_prompt_embeds, or set guidance_scale to 1.",
+                "Return both halves of prompt_embeds, or switch guidance off with it.",
             )
         return torch.cat([self.negative] * (num_evaluations - 1) + [self.positive])
 
@@ -171,14 +172,16 @@ def broadcast(embeds: Float[Tensor, "k m d"], batch: int, num_videos: int) -> Fl
 
 
 def check_prompts(prompt: object, negative: object, embeds: Tensor | None, negative_embeds: Tensor | None) -> None:
-    """Refuse prompts that are given twice or not at all.
+    """Refuse prompts that are given twice or not at all, or are no text.
 
     Raises:
-        InputError: E-PROMPT-TWICE, E-PROMPT-NONE.
+        InputError: E-PROMPT-TWICE, E-PROMPT-NONE, E-PROMPT-TYPE or E-PROMPT-TEXT.
     """
     for name, text, ready in (("prompt", prompt, embeds), ("negative_prompt", negative, negative_embeds)):
         if text is not None and ready is not None:
             raise InputError("E-PROMPT-TWICE", f"Both {name} and {name}_embeds are given.", "", "Give one of them.")
+        if text is not None:
+            check_text(name, text)
     if prompt is None and embeds is None:
         raise InputError("E-PROMPT-NONE", "There is no prompt.", "", "Give prompt or prompt_embeds.")
 

@@ -1,14 +1,19 @@
 """Configurations of PIA's networks: fields equal the published `config.json`; sizes are free, kinds are not."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from vivant.config import only
 from vivant.errors import InputError
 
 PerBlock = int | tuple[int, ...]
 Numerics = Literal["original", "diffusers"]
-NUMERICS = ("original", "diffusers")
+
+
+def check_numerics(numerics: object) -> None:
+    """Refuse (E-NUMERICS) anything but one of the two."""
+    if numerics not in get_args(Numerics):
+        raise InputError("E-NUMERICS", f"numerics is {numerics!r}.", "", 'Choose "original" or "diffusers".')
 
 
 def per_block(value: PerBlock, num_blocks: int, name: str) -> tuple[int, ...]:

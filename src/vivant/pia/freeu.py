@@ -9,6 +9,7 @@ from einops import einsum
 from jaxtyping import Float
 from torch import Tensor
 
+from vivant.config import as_python
 from vivant.errors import InputError
 
 
@@ -29,7 +30,8 @@ class FreeU:
 
     def __post_init__(self):
         for name in ("s1", "s2", "b1", "b2"):
-            value = getattr(self, name)
+            value = as_python(getattr(self, name))
+            object.__setattr__(self, name, value)
             if not isinstance(value, Real) or isinstance(value, bool) or not math.isfinite(value) or value <= 0:
                 raise InputError(
                     "E-FREEU-SCALE",

@@ -107,7 +107,8 @@ def generate(parts: Parts, request: PIARequest, given: Given, rng: Rng, on_step:
     shape = (batch, parts.unet.settings.out_channels, request.num_frames, height, width)
     device = parts.memory.device
 
-    noise = rng.normal(shape, device) if given.latents is None else given.latents.to(device).float()
+    # In one step, since not every device holds the float64 that may be given.
+    noise = rng.normal(shape, device) if given.latents is None else given.latents.to(device, torch.float32)
     with active(parts.vae, parts.memory) as vae:
         still = encode_still(vae, given.pixels, batch, rng).to(device)
     restart = rng.normal(shape, device) if request.strength < 1 and given.latents is None else noise

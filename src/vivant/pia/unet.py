@@ -18,7 +18,14 @@ from torch import Tensor, nn
 
 from vivant.errors import InputError
 from vivant.hub.model import Model
-from vivant.pia.config import NUMERICS, Numerics, UNet2DConditionConfig, UNetMotionConfig, check_frames, per_block
+from vivant.pia.config import (
+    Numerics,
+    UNet2DConditionConfig,
+    UNetMotionConfig,
+    check_frames,
+    check_numerics,
+    per_block,
+)
 from vivant.pia.freeu import FreeU, freeu
 from vivant.pia.layers import (
     Downsample,
@@ -321,8 +328,7 @@ class UNetMotionModel(_UNet):
 
     def __init__(self, *, numerics: Numerics = "diffusers", **config: Any):
         super().__init__(**config)
-        if numerics not in NUMERICS:
-            raise InputError("E-NUMERICS", f"numerics is {numerics!r}.", "", f"Choose one of {', '.join(NUMERICS)}.")
+        check_numerics(numerics)
         self.numerics: Numerics = numerics
         original = numerics == "original"
         s = self.settings

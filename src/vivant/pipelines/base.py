@@ -18,7 +18,8 @@ from vivant.errors import InputError, warn
 from vivant.hub.model import pick_dtype
 from vivant.hub.repo import Source, locate
 from vivant.pipelines import components as parts
-from vivant.pipelines.declared import check_complete, check_keywords, declared_by
+from vivant.pipelines.declared import check_complete, check_keywords, declared_by, is_of
+from vivant.pipelines.refused import NotYet
 from vivant.placement import MemoryPolicy
 
 if TYPE_CHECKING:
@@ -46,29 +47,33 @@ class DiffusionPipeline:
         for name, component in components.items():
             setattr(self, name, component)
 
+    load_lora_weights = NotYet("LoRA weights", "Merge them into the base with another program first.")
+    load_ip_adapter = NotYet("picture prompts (IP-Adapter)", "Describe the picture in the prompt.")
+    load_textual_inversion = NotYet("textual inversions", "Describe the thing in the prompt.")
+    from_single_file = NotYet("single-file checkpoints", "Give from_pretrained a repository folder or a hub id.")
+
     def __setattr__(self, name: str, value: Any) -> None:
-        if name in declared_by(type(self)).components and value is not None:
+        if name in declared_by(type(self)).components:
             value = self._checked(name, value)
         super().__setattr__(name, value)
 
     @classmethod
     def _checked(cls, name: str, value: Any) -> Any:
         """A component of the type that the constructor declares; schedulers of diffusers are translated."""
+        if value is None and name in declared_by(cls).nullable:
+            return None
         if name == "scheduler":
             from vivant.schedulers import as_scheduler
 
             value = as_scheduler(value)
         declared = declared_by(cls).components[name]
-        try:
-            fits = isinstance(value, declared)
-        except TypeError:  # Any, or another annotation that cannot be asked
-            return value
-        if not fits:
-            found = f"{type(value).__module__.partition('.')[0]}.{type(value).__name__}"
+        if not is_of(value, declared):
+            kind = type(value)
+            found = "None" if value is None else f"a {kind.__module__.partition('.')[0]}.{kind.__name__}"
             wanted = getattr(declared, "__name__", str(declared).replace("vivant.", ""))
             raise InputError(
                 "E-COMPONENT-TYPE",
-                f"{name} is a {found}; {cls.__name__} needs {wanted}.",
+                f"{name} is {found}; {cls.__name__} needs {wanted}.",
                 "",
                 "Load it with from_pretrained of that class in vivant.",
             )
@@ -103,26 +108,28 @@ class DiffusionPipeline:
             local_files_only: never touch the network; HF_HUB_OFFLINE does the same.
             token: hub token; HF_TOKEN is honoured.
             use_safetensors: True refuses weights that exist as pickles only; safetensors are preferred in any case.
-            given: components by name, in place of those of the repository (None leaves one out), and options of this
-                pipeline. Of diffusers' other keywords those values are accepted that ask for what happens anyway:
+            given: components by name, in place of those of the repository (None leaves one out that is not needed), and
+                options of this pipeline. Of diffusers' other keywords those are accepted that change nothing here:
                 ``low_cpu_mem_usage=True``, ``device_map=None``, ``force_download=False``, ``trust_remote_code=False``,
                 ``safety_checker=None``, ``requires_safety_checker=False``.
 
         Raises:
             LoadError: what is missing, unreadable or of another kind.
             InputError: E-ARG-UNKNOWN or E-ARG-VALUE for keywords that would be ignored, E-PIPELINE-BASE when this base
-                class itself is asked.
+                class itself is asked, E-COMPONENT-TYPE; and whatever the constructor refuses, before weights are read.
         """
         declared = declared_by(cls)
         dtype = pick_dtype(torch_dtype, dtype)
         extra = {"use_safetensors": None if use_safetensors is True else use_safetensors, **given}
         check_keywords(cls, extra)
-        overrides = {name: value for name, value in given.items() if name in declared.components}
+        overrides = {name: cls._checked(name, value) for name, value in given.items() if name in declared.components}
         options = {name: value for name, value in given.items() if name in declared.options}
 
         place = Source(source, None, variant, revision, cache_dir, local_files_only, token)
-        index = parts.read_index(cls, locate(place, ["model_index.json"]))
+        folder = locate(place, ["model_index.json", *(f"{name}/config.json" for name in declared.components)])
+        index = parts.read_index(cls, folder)
         listed = parts.entries(index)
+        check_complete(cls, listed, overrides, source)
         wanted = {name: e for name, e in listed.items() if e and name in declared.components and name not in overrides}
         notes = [
             f"{name} is not part of {cls.__name__}; it was skipped."
@@ -131,10 +138,13 @@ class DiffusionPipeline:
         ]
         unreadable = [name for name in declared.optional if name in wanted and not parts.is_readable(wanted[name])]
         notes += [f"{name} ({wanted.pop(name).class_name}) cannot be used yet; it was skipped." for name in unreadable]
-        check_complete(cls, listed, overrides, source)
+        for name, entry in wanted.items():
+            parts.check_readable(name, entry)
+        unneeded = wanted.keys() & cls._check_repository(folder, index, {**overrides, **options})
+        notes += [f"{name} is part of another component already; it was skipped." for name in unneeded]
+        wanted = {name: entry for name, entry in wanted.items() if name not in unneeded}
 
         folder = locate(place, ["model_index.json", *(f"{name}/{file}" for name in wanted for file in parts.FILES)])
-        cls._check_repository(folder, index, overrides)
         variants, more = parts.component_variants(folder, list(wanted), variant)
         if use_safetensors:
             parts.check_no_pickles(folder, variants)
@@ -148,8 +158,18 @@ class DiffusionPipeline:
         return pipeline
 
     @classmethod
-    def _check_repository(cls, folder: Path, index: Mapping[str, Any], overrides: Mapping[str, Any]) -> None:
-        """Refuse a repository of the wrong family before any tensor is read. Default: nothing to refuse."""
+    def _check_repository(cls, folder: Path, index: Mapping[str, Any], given: Mapping[str, Any]) -> set[str]:
+        """Refuse, by its small files, what the constructor would refuse once all is read. Default: nothing.
+
+        Args:
+            folder: the repository; weights may not be there yet.
+            index: its `model_index.json`.
+            given: components and options that were passed beside it.
+
+        Returns:
+            Components of the repository that need not be read.
+        """
+        return set()
 
     def save_pretrained(
         self,
@@ -188,7 +208,8 @@ class DiffusionPipeline:
         shared = {name: value for name, value in pipeline.components.items() if name in declared.components}
         options = {name: getattr(pipeline, name) for name in declared.options if hasattr(pipeline, name)}
         check_complete(cls, shared, given, type(pipeline).__name__)
-        return cls(**{**shared, **options, **given})
+        ours = {name: value for name, value in given.items() if name in (*declared.components, *declared.options)}
+        return cls(**{**shared, **options, **ours})
 
     # Components
 
@@ -269,6 +290,7 @@ class DiffusionPipeline:
 
     def _offload(self, residency: Any, gpu_id: int | None, device: str | Device | None) -> None:
         target = placement.offload_device(gpu_id, device)
+        placement.check_place(target, self.dtype)
         self._memory = replace(self._memory, device=target, residency=residency)
         placement.move(placement.networks(self.components.values()), "cpu")
         if not placement.moves(self._memory):

@@ -45,6 +45,21 @@ def is_readable(entry: Entry) -> bool:
     return known or entry.class_name.endswith("Scheduler")
 
 
+def check_readable(name: str, entry: Entry) -> None:
+    """Refuse a component that we have no class for.
+
+    Raises:
+        LoadError: E-COMPONENT-CLASS.
+    """
+    if not is_readable(entry):
+        raise LoadError(
+            "E-COMPONENT-CLASS",
+            f"{name} is a {entry.library}.{entry.class_name}, which vivant cannot read.",
+            "",
+            f"Load the component yourself and pass it as {name}=…, or use another repository.",
+        )
+
+
 def read_index(cls: type, folder: Path) -> dict[str, Any]:
     """`model_index.json`, or why there is none."""
     if not (folder / "model_index.json").is_file():
@@ -65,13 +80,13 @@ def load_component(
 
     Args:
         folder: its folder.
-        entry: its class.
+        entry: its class, one that is readable.
         variant: file variant of its weights.
         dtype: data type of its weights.
         options: further keywords of its class.
 
     Raises:
-        LoadError: E-COMPONENT-CLASS when we have no class for it, or whatever its reader finds wrong.
+        LoadError: whatever its reader finds wrong.
     """
     name = entry.class_name
     if name in _MODELS:
@@ -85,14 +100,7 @@ def load_component(
 
     if name in _TEXT_ENCODERS:
         return clip.load_text_encoder(folder, variant, dtype)
-    if name in _TOKENIZERS:
-        return clip.load_tokenizer(folder, name)
-    raise LoadError(
-        "E-COMPONENT-CLASS",
-        f"{folder.name} is a {entry.library}.{name}, which vivant cannot read.",
-        "",
-        f"Load the component yourself and pass it as {folder.name}=…, or use another repository.",
-    )
+    return clip.load_tokenizer(folder, name)
 
 
 def component_variants(folder: Path, names: list[str], variant: str | None) -> tuple[dict[str, str | None], list[str]]:

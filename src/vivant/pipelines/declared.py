@@ -2,7 +2,7 @@
 
 import difflib
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -21,10 +21,14 @@ ALREADY_SO: dict[str, tuple[Any, ...]] = {
 
 
 class Declared(NamedTuple):
-    """What a pipeline's constructor says."""
+    """What a pipeline's constructor says.
+
+    `optional` components may be absent; `nullable` ones, which their annotation admits None for, may be given as None.
+    """
 
     components: dict[str, Any]
     optional: frozenset[str]
+    nullable: frozenset[str]
     options: tuple[str, ...]
 
 
@@ -33,11 +37,21 @@ def declared_by(pipeline: type) -> Declared:
     """Components, optional components and options of a class of pipelines."""
     parameters = list(inspect.signature(pipeline.__init__).parameters.values())[1:]
     components = [p for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+    types = {p.name: object if p.annotation is p.empty else p.annotation for p in components}
     return Declared(
-        {p.name: object if p.annotation is p.empty else p.annotation for p in components},
+        types,
         frozenset(p.name for p in components if p.default is None),
+        frozenset(name for name, kind in types.items() if is_of(None, kind)),
         tuple(p.name for p in parameters if p.kind is p.KEYWORD_ONLY),
     )
+
+
+def is_of(value: object, kind: Any) -> bool:
+    """Whether an annotation admits a value; Any and others that cannot be asked admit everything."""
+    try:
+        return isinstance(value, kind)
+    except TypeError:
+        return True
 
 
 def check_keywords(cls: type, given: Mapping[str, Any]) -> None:
@@ -76,11 +90,15 @@ def check_keywords(cls: type, given: Mapping[str, Any]) -> None:
             )
 
 
-def check_complete(cls: type, present: Iterable[str], given: Iterable[str], origin: Any) -> None:
-    """Refuse a source that lacks required components."""
+def check_complete(cls: type, present: Mapping[str, Any], given: Mapping[str, Any], origin: Any) -> None:
+    """Refuse a source that lacks required components, or lists them as None, unless they are given.
+
+    Raises:
+        LoadError: E-REPO-COMPONENT.
+    """
     declared = declared_by(cls)
-    have = {*present, *given, *declared.optional}
-    absent = [name for name in declared.components if name not in have]
+    have = {**dict.fromkeys(declared.optional), **present, **given}
+    absent = [n for n in declared.components if n not in have or (have[n] is None and n not in declared.nullable)]
     if absent:
         raise LoadError(
             "E-REPO-COMPONENT",

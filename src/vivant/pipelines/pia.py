@@ -8,12 +8,12 @@ from torch import Generator, Tensor, no_grad
 from torch import device as Device
 from transformers import CLIPTextModel, PreTrainedTokenizerBase
 
-from vivant.callbacks import MultiPipelineCallbacks, PipelineCallback
+from vivant.callbacks import MultiPipelineCallbacks, PipelineCallback, bad_return, check_returned
 from vivant.denoise import OnStep, State, keep
 from vivant.errors import InputError, warn
 from vivant.freeinit import FreeInit, Method
 from vivant.pia.affinity import Motion
-from vivant.pia.assemble import assemble, check_family
+from vivant.pia.assemble import assemble, check_repository, two_adapters
 from vivant.pia.conditioning import (
     Conditioning,
     Guidance,
@@ -69,8 +69,8 @@ class PIAPipeline(DiffusionPipeline):
 
     Args:
         vae: image autoencoder.
-        text_encoder: CLIP's text encoder.
-        tokenizer: its tokenizer.
+        text_encoder: CLIP's text encoder; None if all prompts come as embeddings.
+        tokenizer: its tokenizer; None likewise.
         unet: a base UNet, which the adapter then extends, or an assembled `UNetMotionModel`.
         scheduler: any scheduler of vivant or diffusers.
         motion_adapter: PIA's motion modules; part of `unet` afterwards and not kept a second time.
@@ -84,16 +84,16 @@ class PIAPipeline(DiffusionPipeline):
     _loading_options: ClassVar[Mapping[str, tuple[str, ...]]] = {"UNetMotionModel": ("numerics",)}
 
     vae: AutoencoderKL
-    text_encoder: CLIPTextModel
-    tokenizer: PreTrainedTokenizerBase
+    text_encoder: CLIPTextModel | None
+    tokenizer: PreTrainedTokenizerBase | None
     unet: UNetMotionModel
     scheduler: Scheduler
 
     def __init__(
         self,
         vae: AutoencoderKL,
-        text_encoder: CLIPTextModel,
-        tokenizer: PreTrainedTokenizerBase,
+        text_encoder: CLIPTextModel | None,
+        tokenizer: PreTrainedTokenizerBase | None,
         unet: UNet2DConditionModel | UNetMotionModel,
         scheduler: Scheduler,
         motion_adapter: MotionAdapter | None = None,
@@ -102,27 +102,32 @@ class PIAPipeline(DiffusionPipeline):
         *,
         numerics: Numerics | None = None,
     ):
-        assembled = assemble(unet, motion_adapter, numerics)
         super().__init__(
             vae=vae,
             text_encoder=text_encoder,
             tokenizer=tokenizer,
-            unet=assembled,
+            unet=assemble(self._checked("unet", unet), self._checked("motion_adapter", motion_adapter), numerics),
             scheduler=scheduler,
             motion_adapter=None,
             feature_extractor=feature_extractor,
             image_encoder=image_encoder,
         )
-        if motion_adapter is not None and assembled is unet:
-            self.notes.append("The unet already holds motion modules; the separate motion_adapter was not used.")
         self._free_init: FreeInit | None = None
         self._guidance_scale, self._num_timesteps, self._clip_skip = 7.5, 0, None
         self._image_guidance_scale: float | None = None
         self._cross_attention_kwargs: dict[str, Any] | None = None
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """The network is always an assembled one: the parts that the constructor takes cannot be exchanged later."""
+        if name == "unet":
+            value = assemble(self._checked(name, value), None, None)
+        elif name == "motion_adapter" and value is not None:
+            raise two_adapters("The unet of this pipeline")
+        super().__setattr__(name, value)
+
     @classmethod
-    def _check_repository(cls, folder: Any, index: Mapping[str, Any], overrides: Mapping[str, Any]) -> None:
-        check_family(folder, index, with_unet="unet" not in overrides)
+    def _check_repository(cls, folder: Any, index: Mapping[str, Any], given: Mapping[str, Any]) -> set[str]:
+        return set() if check_repository(folder, index, given) else {"motion_adapter"}
 
     # ------------------------------------------------------------------------------------- state of a run
 
@@ -247,20 +252,21 @@ class PIAPipeline(DiffusionPipeline):
             Positive and negative embeddings, `(b n) m d`; negative is None without guidance.
 
         Raises:
-            InputError: E-PROMPT-… for prompts that are missing, given twice, or of the wrong shape, E-BATCH.
+            InputError: E-PROMPT-… for prompts that are missing, given twice, or of the wrong type or shape, E-BATCH,
+                E-TEXT-ENCODER.
         """
         check_prompts(prompt, negative_prompt, prompt_embeds, negative_prompt_embeds)
         check_embeds(prompt_embeds, negative_prompt_embeds, self.unet.settings.cross_attention_dim)
         self._note_scale(lora_scale)
         if clip_skip is not None and prompt_embeds is not None:
             self._say("W-CLIP-SKIP-UNUSED", "clip_skip is not read for prompts that are embedded already.")
-        with active(self.text_encoder, self.memory) as encoder:
-            positive, negative = prompt_embeds, negative_prompt_embeds
-            if positive is None:
-                positive = self._encoded(encoder, texts(prompt), clip_skip)
-            if negative is None and do_classifier_free_guidance:
-                negative = self._encoded(encoder, texts(negative_prompt), clip_skip)
-        place = device or self._execution_device, self.text_encoder.dtype
+        missing = [texts(prompt)] if prompt_embeds is None else []
+        if do_classifier_free_guidance and negative_prompt_embeds is None:
+            missing.append(texts(negative_prompt))
+        encoded = self._encoded(missing, clip_skip) if missing else []
+        positive = encoded.pop(0) if prompt_embeds is None else prompt_embeds
+        negative = encoded.pop() if encoded else negative_prompt_embeds
+        place = device or self._execution_device, (self.text_encoder or self.unet).dtype
         if not do_classifier_free_guidance or negative is None:
             return broadcast(positive.to(*place), len(positive), num_images_per_prompt), None
         check_embeds(positive, negative, self.unet.settings.cross_attention_dim)
@@ -268,12 +274,23 @@ class PIAPipeline(DiffusionPipeline):
         positive, negative = (broadcast(rows.to(*place), batch, num_images_per_prompt) for rows in (positive, negative))
         return positive, negative
 
-    def _encoded(self, encoder: CLIPTextModel, prompts: Sequence[str], clip_skip: int | None) -> Tensor:
-        """Embeddings of prompts; what was cut off goes into the notes."""
-        tokens = tokenise(self.tokenizer, prompts, encoder.config.max_position_embeddings)
-        for note in tokens.notes:
-            self._note(note)
-        return embed(encoder, tokens, clip_skip)
+    def _encoded(self, batches: Sequence[Sequence[str]], clip_skip: int | None) -> list[Tensor]:
+        """Embeddings of every batch of prompts; what was cut off goes into the notes."""
+        if self.text_encoder is None or self.tokenizer is None:
+            raise InputError(
+                "E-TEXT-ENCODER",
+                "A prompt has to be embedded, and this pipeline has no text encoder or no tokenizer.",
+                "",
+                "Give prompt_embeds, and with guidance negative_prompt_embeds too; or load the pipeline with both.",
+            )
+        embeds: list[Tensor] = []
+        with active(self.text_encoder, self.memory) as encoder:
+            for prompts in batches:
+                tokens = tokenise(self.tokenizer, prompts, encoder.config.max_position_embeddings)
+                for note in tokens.notes:
+                    self._note(note)
+                embeds.append(embed(encoder, tokens, clip_skip))
+        return embeds
 
     # ------------------------------------------------------------------------------------------------ run
 
@@ -417,10 +434,12 @@ class PIAPipeline(DiffusionPipeline):
         solver = self.scheduler.solver
         check_frames(request.num_frames, self.unet.settings.motion_max_seq_length)
         prompts, negatives = texts(request.prompt), texts(request.negative_prompt)
+        check_embeds(prompt_embeds, negative_prompt_embeds, self.unet.settings.cross_attention_dim)
+        num_negatives = len(negatives if negative_prompt_embeds is None else negative_prompt_embeds)
         batch = batch_size(
             image=num_pictures(image),
             prompt=len(prompts if prompt_embeds is None else prompt_embeds),
-            negative_prompt=len(negatives if negative_prompt_embeds is None else negative_prompt_embeds),
+            **({"negative_prompt": num_negatives} if request.needs_negative else {}),
         )
         num = request.num_videos_per_prompt
         rng = Rng.of(generator, batch * num)
@@ -430,7 +449,7 @@ class PIAPipeline(DiffusionPipeline):
             cells = (side // self.vae_scale_factor for side in (height, width))
             check_latents(latents, (batch * num, self.unet.settings.out_channels, request.num_frames, *cells))
         pixels = pictures(image, height, width, request.fit)
-        if not request.needs_negative and (request.negative_prompt or negative_prompt_embeds is not None):
+        if not request.needs_negative and (any(negatives) or negative_prompt_embeds is not None):
             self._say("W-NEGATIVE-UNUSED", "The negative prompt is not read: guidance is off at a scale of 1 or less.")
         for message in pia_warnings(solver):
             code, _, text = message.removeprefix("[").partition("] ")
@@ -470,8 +489,7 @@ class PIAPipeline(DiffusionPipeline):
                 kept[name] = join_prompts(prompts, num_frames) if name == "prompt_embeds" else prompts.negative
         shown = {name: None if value is None else value.clone() for name, value in kept.items()}
         returned = callback(self, state.i, steps[state.i], dict(shown))
-        if not isinstance(returned, dict):
-            raise _bad_return(type(returned).__name__)
+        check_returned(callback, returned)
         self._check_callback_names(list(returned), "callback_on_step_end returned")
         new: dict[str, Any] = {
             name: value
@@ -480,7 +498,7 @@ class PIAPipeline(DiffusionPipeline):
         }
         for name, value in new.items():
             if not isinstance(value, Tensor):
-                raise _bad_return(f"{type(value).__name__} for {name}")
+                raise bad_return(callback, f"{type(value).__name__} for {name}")
         if "latents" in new:
             check_latents(new["latents"], state.x.shape)
             state = replace(state, x=new["latents"].to(state.x))
@@ -508,6 +526,13 @@ class PIAPipeline(DiffusionPipeline):
 
     def _callback_names(self, callback: Callback | None, names: Sequence[str] | None) -> Sequence[str]:
         """The tensors that a callback wants to see."""
+        if callback is not None and not callable(callback):
+            raise InputError(
+                "E-CALLBACK-TYPE",
+                f"callback_on_step_end is {callback!r}.",
+                "",
+                "Give a function or a PipelineCallback.",
+            )
         if isinstance(callback, PipelineCallback | MultiPipelineCallbacks):
             names = callback.tensor_inputs
         names = [] if names is None else names
@@ -529,22 +554,13 @@ class PIAPipeline(DiffusionPipeline):
             self._say("W-LORA-NONE", f"The scale {scale} is for LoRA layers; there are none, so it changes nothing.")
 
 
-def _bad_return(found: str) -> InputError:
-    return InputError(
-        "E-CALLBACK-RETURN",
-        f"callback_on_step_end returned {found}.",
-        "",
-        "Return the dictionary of tensors that it was given, changed or not.",
-    )
-
-
 def _scale(cross_attention_kwargs: dict[str, Any] | None) -> float | None:
-    unknown = set(cross_attention_kwargs or ()) - {"scale"}
-    if unknown:
+    given: Any = {} if cross_attention_kwargs is None else cross_attention_kwargs
+    if not isinstance(given, Mapping) or not given.keys() <= {"scale"}:
         raise InputError(
             "E-CROSS-ATTENTION",
-            f"cross_attention_kwargs has {', '.join(sorted(unknown))}.",
-            "It would be ignored.",
-            'Only "scale" has a meaning.',
+            f"cross_attention_kwargs is {cross_attention_kwargs!r}.",
+            "Anything but a dictionary with the key scale would be ignored.",
+            'Give {"scale": 1.0}, or leave it out.',
         )
-    return (cross_attention_kwargs or {}).get("scale")
+    return given.get("scale")
