@@ -1,4 +1,4 @@
-"""The compiled network: the same numbers, and weights that are really frozen and packed. In the lane without the checker."""
+"""The compiled network: the same numbers, and weights that are really frozen and packed."""
 
 import copy
 import shutil

@@ -1,12 +1,10 @@
 """Compile the motion UNet with torch's compiler, on request. It needs a C++ compiler and minutes of time."""
 
-from functools import wraps
-from typing import Any
-
 import torch
+from torch import Tensor
 
 from vivant.errors import MissingPackage
-from vivant.pia.unet import UNetMotionModel
+from vivant.pia.unet import Text, UNetMotionModel
 
 
 def freezes(device: str) -> bool:
@@ -35,11 +33,10 @@ def compile_unet(unet: UNetMotionModel) -> None:
         ) from error
     frozen = freezes(unet.device.type)
 
-    @wraps(compiled)
-    def predict(*args: Any) -> torch.Tensor:
+    def predict(x: Tensor, timesteps: Tensor, text: Text) -> Tensor:
         # Not by torch.compile(options=…): they come after weights have become inputs, and nothing is frozen, without a
         # word (test_the_compiled_network_predicts_the_same_and_its_weights_are_packed).
         with config.patch(freezing=frozen):
-            return compiled(*args)
+            return compiled(x, timesteps, text)
 
     unet.predict = predict
