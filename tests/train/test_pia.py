@@ -23,7 +23,8 @@ TABLE = torch.tensor([[0.0, 0.0], [1.0, 30.0], [2.0, 40.0], [3.0, 50.0], [4.0, 6
 def parts() -> Repository:
     """A small base of its own."""
     pipe = tiny_pia.pipeline()
-    return Repository(pipe.vae, pipe.text_encoder, pipe.tokenizer, copy.deepcopy(tiny_pia.base()))
+    own = (copy.deepcopy(part) for part in (pipe.vae, pipe.text_encoder))  # a task changes how they compute
+    return Repository(*own, pipe.tokenizer, copy.deepcopy(tiny_pia.base()))
 
 
 def task(**loss) -> PiaTask:
