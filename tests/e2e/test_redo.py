@@ -143,6 +143,7 @@ HOSTILE: list[tuple[Callable[[dict[str, Any]], Any], str]] = [
     (lambda r: r.update(kind="pickle"), "E-RECIPE-FIELD"),
     (lambda r: r.update(models=[]), "E-RECIPE-FIELD"),
     (lambda r: r.update(clip=7), "E-RECIPE-FIELD"),
+    (lambda r: r.update(frames_hashes=["sha256:0"] * 5, clip=4), "E-RECIPE-FIELD"),
     (lambda r: r.update(clip=True), "E-RECIPE-FIELD"),
     (lambda r: r.update(request="rm -rf"), "E-RECIPE-FIELD"),
     (lambda r: r.update(device=5), "E-RECIPE-FIELD"),

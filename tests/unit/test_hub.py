@@ -166,9 +166,11 @@ def test_sources_that_are_nothing(source, code, tmp_path, monkeypatch):
     assert error.value.code == code
 
 
-def test_a_revision_may_not_climb(tmp_path):
+@pytest.mark.parametrize("revision", ["../../x", "/dev/zero", "/abs/ref", "C:\\x", "", "-x", "a b"])
+def test_a_revision_names_no_file(tmp_path, revision):
+    """The hub's client opens refs/<revision> of its cache; an absolute name would be any file of the machine."""
     with pytest.raises(LoadError, match="E-REPO-PATH"):
-        locate(Source("org/name", revision="../../x", cache_dir=tmp_path), ["*"])
+        locate(Source("org/name", revision=revision, cache_dir=tmp_path), ["*"])
 
 
 def test_a_file_is_not_a_repository(tmp_path):

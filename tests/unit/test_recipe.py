@@ -147,6 +147,7 @@ def test_what_cannot_be_a_recipe_is_refused_before_anything_is_written(tmp_path,
         (b'{"vivant": true}', "E-RECIPE-BROKEN"),
         (b'{"vivant": 0}', "E-RECIPE-BROKEN"),
         (b'{"vivant": 1, "x": NaN}', "E-RECIPE-BROKEN"),
+        (b'{"vivant": 1, "x": 1e999}', "E-RECIPE-BROKEN"),
         (b'{"vivant": 1, "x": "\xff"}', "E-RECIPE-BROKEN"),
         (b'{"vivant": 1, "x": ' + b"9" * 5000 + b"}", "E-RECIPE-BROKEN"),
         (b'{"vivant": 1, "x": ' + b"[" * 400_000 + b"]" * 400_000 + b"}", "E-RECIPE-BROKEN"),
@@ -234,6 +235,14 @@ def test_a_new_clip_without_a_recipe_drops_the_old_recipe(tmp_path):
     write_clip(FRAMES, path, 8, overwrite=True)
     assert not sidecar_of(path).exists()
     assert code_of(LoadError, read_recipe, path) == "E-RECIPE-NONE"
+
+
+def test_a_recipe_whose_clip_is_elsewhere_is_not_dropped(tmp_path):
+    """Only the clip that it describes may take it along; here none is replaced."""
+    path = write(tmp_path, "clip.gif", RECIPE)
+    path.unlink()
+    write_clip(FRAMES, path, 8)
+    assert json.loads(sidecar_of(path).read_text()) == RECIPE
 
 
 def test_a_json_file_that_is_no_recipe_is_never_removed(tmp_path):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 from typer import Argument, Option
 
-from vivant.cli.screen import Code, Screen, reporting, stoppable
+from vivant.cli.screen import Code, Screen, clean, reporting, stoppable
 from vivant.errors import InputError, LoadError, VivantError
 
 if TYPE_CHECKING:
@@ -139,7 +139,7 @@ def parse(recipe: Mapping[str, Any]) -> Recipe:
     Raises:
         LoadError: E-RECIPE-FIELD; or what the request finds wrong with its own fields.
     """
-    from vivant.request import PIARequest
+    from vivant.request import PIARequest, texts
 
     try:
         if recipe.get("kind") != "pia":
@@ -156,6 +156,9 @@ def parse(recipe: Mapping[str, Any]) -> Recipe:
         for name in ("height", "width", "seed"):
             if getattr(request, name) in (None, -1):  # nothing that could be repeated
                 raise _wrong(f"request.{name}", getattr(request, name))
+        batch = max(len(texts(request.prompt)), len(texts(request.negative_prompt)), len(sizes))
+        if len(hashes) != batch * request.num_videos_per_prompt:
+            raise _wrong("frames_hashes", len(hashes))
         return Recipe(
             request=request,
             clip=clip,
@@ -348,7 +351,7 @@ def settle(screen: Screen, loading: "Loading", hub_ids: list[str], yes: bool) ->
         missing = error
     names = " and ".join(hub_ids)
     asked = not screen.json and sys.stdin.isatty()
-    if asked and typer.confirm(f"The recipe names {names}, not in the cache. Fetch it from the hub?", err=True):
+    if asked and typer.confirm(clean(f"The recipe names {names}, not in the cache. Fetch it from the hub?"), err=True):
         return loading
     raise InputError(
         "E-REDO-FETCH",

@@ -1,16 +1,26 @@
 """`vivant train`: make a run of a recipe."""
 
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from typer import Argument, Option
 
 from vivant.cli.screen import duration, print_json, reporting
 
 
+class Kind(StrEnum):
+    """What can be trained."""
+
+    VAE = "vae"
+    BASE = "base"
+    STYLE = "style"
+    PIA = "pia"
+
+
 def train(
     kind: Annotated[
-        Literal["vae", "base", "style", "pia"],
+        Kind,
         Argument(help="What to train: an autoencoder, a text-to-image base, its style, or PIA's motion."),
     ],
     config: Annotated[Path, Option(help="The recipe, a TOML file; see docs/training.md.")],
@@ -28,7 +38,7 @@ def train(
         from vivant.train.loop import Progress
         from vivant.train.recipe import read_recipe, run
 
-        recipe = read_recipe(kind, config, steps=steps)
+        recipe = read_recipe(kind.value, config, steps=steps)
         last: list[Progress] = []
 
         def on_step(at: Progress) -> None:

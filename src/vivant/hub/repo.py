@@ -20,6 +20,7 @@ TRANSFORMERS = "model"
 """Stem of the weight files of text and image encoders; their pickles are called ``pytorch_model``."""
 
 _HUB_ID = re.compile(r"[A-Za-z0-9_](?:[\w.-]*[\w])?(?:/[A-Za-z0-9_](?:[\w.-]*[\w])?)?", re.ASCII)
+_REVISION = re.compile(r"\w[\w./-]{0,199}")
 _WEIGHT_NAME = re.compile(
     r"(?P<stem>diffusion_pytorch_model|pytorch_model|model)"
     r"(?:\.(?P<variant>\w+?))?"
@@ -243,7 +244,8 @@ def _checked_hub_id(source: Source) -> str:
             "Nor is it a hub id (organisation/name).",
             "Check the spelling; a relative folder is looked up from the current one.",
         )
-    if ".." in (source.revision or ""):
+    # The hub's client opens a file of its cache by this name: an absolute one would be any file.
+    if source.revision is not None and (not _REVISION.fullmatch(source.revision) or ".." in source.revision):
         raise LoadError("E-REPO-PATH", f"revision={source.revision!r} is not a branch, tag or commit.")
     return name
 

@@ -129,7 +129,7 @@ def join_webp(stills: Sequence[bytes], durations: Sequence[int], size: tuple[int
     if text is not None:
         tags = Image.Exif()
         tags[_DESCRIPTION] = text
-        chunks.append(_riff(b"EXIF", tags.tobytes()))
+        chunks.append(_riff(b"EXIF", tags.tobytes().removeprefix(b"Exif\0\0")))
     return _riff(b"RIFF", b"WEBP" + b"".join(chunks))
 
 

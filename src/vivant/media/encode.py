@@ -35,8 +35,11 @@ def mp4(
     clip: Clip, path: Path, fps: Fraction, text: str | None, quality: int | float | None, bitrate: int | None
 ) -> None:
     """H.264, 4:2:0, BT.709 in TV range and tagged so, index first. An odd side is padded by one pixel (warned)."""
-    rate = {"crf": str(int((1 - quality / 10) * 51))} if quality is not None else {"crf": "18"}
-    _film(clip, path, fps, text, "libx264", {} if bitrate else rate, bitrate, {"movflags": "+faststart"})
+    # crf 0 would be lossless 4:4:4, which few players show.
+    rate = {"crf": str(max(1, int((1 - quality / 10) * 51)))} if quality is not None else {"crf": "18"}
+    # The macroblock tree of x264 with AVX-512 gives other bits for equal frames, depending on what lay in memory.
+    options = {"x264-params": "mbtree=0"} | ({} if bitrate else rate)
+    _film(clip, path, fps, text, "libx264", options, bitrate, {"movflags": "+faststart"})
 
 
 def webm(

@@ -1,6 +1,7 @@
 """Pictures from the web, read as if the server wished us ill: bounded in size, time, scheme and kind."""
 
 import http.client
+import io
 import time
 import urllib.error
 import urllib.parse
@@ -78,7 +79,8 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
     ) -> Any:
         target = headers.get("Location") or headers.get("URI") or ""
         refuse_scheme(urllib.parse.urljoin(req.full_url, target))
-        return super().http_error_302(req, fp, code, msg, headers)
+        fp.close()  # the base class would read the body of the redirect, however long it is
+        return super().http_error_302(req, io.BytesIO(), code, msg, headers)
 
     http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302
 

@@ -7,6 +7,7 @@ trusted.
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
@@ -48,7 +49,7 @@ def decode_recipe(text: bytes, name: str) -> dict[str, Any]:
     if len(text) > MAX_TEXT:
         raise LoadError("E-RECIPE-BROKEN", f"The recipe of {name} is longer than {MAX_TEXT} bytes.")
     try:
-        recipe = json.loads(text, parse_constant=_refuse_constant)
+        recipe = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
     except (ValueError, RecursionError) as error:
         raise LoadError("E-RECIPE-BROKEN", f"The recipe of {name} is not valid JSON.", f"{error}.") from None
     if not isinstance(recipe, dict):
@@ -113,6 +114,14 @@ def _read_bounded(path: Path) -> bytes:
             return file.read(MAX_TEXT + 1)
     except OSError as error:
         raise LoadError("E-CLIP-MISSING", f"{path} cannot be read.", f"{type(error).__name__}: {error}.") from None
+
+
+def _finite(text: str) -> float:
+    """A number; 1e999 is one to JSON, and infinite to Python."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is too large")
+    return value
 
 
 def _refuse_constant(name: str) -> None:

@@ -63,7 +63,7 @@ def write_clip(
     _check_quality(suffix, quality, bitrate)
     clip = as_frames(frames)
     text = encode_recipe(recipe) if recipe is not None else None
-    beside = sidecar_of(target)
+    beside, replaces = sidecar_of(target), target.exists()
     if recipe is not None and sidecar:
         written_beside = replacing(beside, overwrite=overwrite)
     else:
@@ -89,7 +89,7 @@ def write_clip(
                         encode.apng(clip, file, rate, text)
                     case _:
                         encode.contact_sheet(clip, file, text)
-    if recipe is None:
+    if recipe is None and replaces:
         _drop_stale_recipe(beside)
     return target
 
