@@ -18,7 +18,7 @@ from vivant.pipelines.components import entry_of, save_component
 from vivant.preflight import SCHEDULER
 from vivant.schedulers import DDIMScheduler
 from vivant.train import lora
-from vivant.train.diffusion import Noise, add_noise, eps_loss, signal, weight
+from vivant.train.diffusion import Noise, add_noise, draw_eps, eps_loss, signal, weight
 from vivant.train.loop import checkpoint_blocks, trainable
 from vivant.train.samples import Batch, Draws
 from vivant.train.sampling import draw_stills
@@ -123,9 +123,7 @@ class BaseTask:
         """The weighed error of the noise of each still."""
         x0 = latents_of(batch, self.parts.vae, draws, dtype)[:, :, None]
         timesteps = draws.integers(len(self.abar))
-        eps = draws.normal(x0.shape[1:])
-        if self.loss.noise.offset:
-            eps = eps + self.loss.noise.offset * draws.normal((x0.shape[1], 1, 1, 1))
+        eps = draw_eps(draws, x0.shape[1:], self.loss.noise)
         kept = draws.uniform() >= self.loss.drop_text
         prompts = [text if keep else "" for text, keep in zip(batch["caption"], kept.tolist(), strict=True)]
         unet = self.parts.unet
@@ -170,12 +168,13 @@ def still_of(clip: Any, frame: int) -> dict[str, Any]:
     return {"pixels": clip.pixels[frame], "caption": clip.caption}
 
 
-def latents_of(batch: Batch, vae: AutoencoderKL, draws: Draws, dtype: torch.dtype) -> Float[Tensor, "b c h w"]:
-    """Sampled latents of stills, scaled, from pixels or from moments that were stored."""
+def latents_of(batch: Batch, vae: AutoencoderKL, draws: Draws, dtype: torch.dtype) -> Float[Tensor, "b *f c h w"]:
+    """Sampled latents of stills or clips, scaled, from pixels or from moments that were stored."""
     if "mean" in batch:
         return batch["mean"] + batch["deviation"] * draws.normal(batch["mean"].shape[1:])
+    pixels = to_unit(batch["pixels"]).to(dtype)
     with torch.no_grad():
-        moments = vae.encode_moments(to_unit(batch["pixels"]).to(dtype)).float()
-    mean, logvar = moments.chunk(2, dim=1)
+        moments = vae.encode_moments(pixels.flatten(0, -4)).float()
+    mean, logvar = moments.unflatten(0, pixels.shape[:-3]).chunk(2, dim=-3)
     sampled = mean + torch.exp(0.5 * logvar.clamp(-30.0, 20.0)) * draws.normal(mean.shape[1:])
     return vae.settings.scaling_factor * sampled

@@ -17,6 +17,15 @@ from vivant.train.sources import FILMS, PICTURES, Films, Pictures, in_folder, in
 Kind = Literal["drawn", "films", "webvid", "pictures"]
 
 
+_UNREAD: dict[str, tuple[str, ...]] = {
+    "drawn": ("table", "caption", "stride", "part", "flip", "leave_out_short"),
+    "films": ("table", "num", "style", "photos", "part"),
+    "webvid": ("caption", "num", "style", "photos", "part"),
+    "pictures": ("table", "num_frames", "stride", "num", "style", "photos", "flip", "leave_out_short"),
+}
+"""Fields that mean nothing to a kind; giving them is a mistake, and is said."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Data:
     """One source of clips.
@@ -62,6 +71,12 @@ class Data:
         for name in ("num_frames", "stride", "num", "repeat"):
             if getattr(self, name) < 1:
                 raise InputError("E-TRAIN-SETTING", f"{name} is {getattr(self, name)}; it must be 1 or more.")
+        for name in _UNREAD[self.kind]:
+            if getattr(self, name) != type(self).__dataclass_fields__[name].default:
+                raise InputError("E-TRAIN-SETTING", f"Data of the kind {self.kind} does not read {name}.")
+        if self.kind == "drawn" and (self.folder is None) != (self.photos == 0):
+            what = "photos say how much of the drawn clips is of the photos in folder"
+            raise InputError("E-TRAIN-SETTING", "Of folder and photos only one is given.", f"{what}.", "Give both.")
         needs = {"films": ("folder",), "pictures": ("folder",), "webvid": ("folder", "table"), "drawn": ()}[self.kind]
         for name in needs:
             if getattr(self, name) is None:

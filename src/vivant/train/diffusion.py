@@ -1,5 +1,6 @@
 """Noise and loss of diffusion training, as the samplers will undo them: x = alpha x0 + sigma eps."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import Tensor
 from vivant.errors import InputError
 from vivant.preflight import SCHEDULER
 from vivant.solvers.ddim import DDIM
+from vivant.train.samples import Draws
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,12 @@ PRESET = DDIM(**_preset)
 def signal() -> Float[Tensor, " t"]:
     """abar of every timestep, by the preset."""
     return PRESET.signal
+
+
+def draw_eps(draws: Draws, shape: Sequence[int], noise: Noise) -> Float[Tensor, "b c f h w"]:
+    """The noise of every sample, `shape` for each, with its offset."""
+    eps = draws.normal(shape)
+    return eps + noise.offset * draws.normal((shape[0], 1, 1, 1)) if noise.offset else eps
 
 
 def add_noise(

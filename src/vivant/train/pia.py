@@ -29,12 +29,12 @@ from vivant.placement import MemoryPolicy
 from vivant.request import PIARequest
 from vivant.rng import Rng
 from vivant.train.affinity import coefficients, differences
-from vivant.train.base import Repository, check_part
-from vivant.train.diffusion import PRESET, Noise, add_noise, eps_loss, signal, weight
+from vivant.train.base import Repository, check_part, latents_of
+from vivant.train.diffusion import PRESET, Noise, add_noise, draw_eps, eps_loss, signal, weight
 from vivant.train.loop import checkpoint_blocks
 from vivant.train.samples import Batch, Draws
 from vivant.train.text import embeddings
-from vivant.train.vae import to_picture, to_unit
+from vivant.train.vae import to_picture
 
 
 @dataclass(frozen=True)
@@ -144,15 +144,13 @@ class PiaTask:
 
     def losses(self, batch: Batch, draws: Draws, dtype: torch.dtype) -> dict[str, Float[Tensor, " b"]]:
         """The weighed error of the noise of each clip."""
-        x0 = clip_latents(batch, self.parts.vae, draws, dtype)
+        x0 = rearrange(latents_of(batch, self.parts.vae, draws, dtype), "b f c h w -> b c f h w")
         num_frames = x0.shape[2]
         cond_frames = draws.integers(num_frames)
         shown = draws.uniform() >= self.loss.drop_picture
         kept = draws.uniform() >= self.loss.drop_text
         timesteps = draws.integers(len(self.abar))
-        eps = draws.normal(x0.shape[1:])
-        if self.loss.noise.offset:
-            eps = eps + self.loss.noise.offset * draws.normal((x0.shape[1], 1, 1, 1))
+        eps = draw_eps(draws, x0.shape[1:], self.loss.noise)
         picture = condition(x0, coefficients(batch["differences"], cond_frames, self.table), cond_frames, shown)
         prompts = [text if keep else "" for text, keep in zip(batch["caption"], kept.tolist(), strict=True)]
         text = embeddings(self.parts.tokenizer, self.parts.text_encoder, prompts)
@@ -204,17 +202,3 @@ def condition(
         [repeat(affinity, "b f -> b 1 f h w", h=h, w=w), repeat(still, "b c h w -> b c f h w", f=f)], dim=1
     )
     return picture * shown.view(-1, 1, 1, 1, 1)
-
-
-def clip_latents(batch: Batch, vae: Any, draws: Draws, dtype: torch.dtype) -> Float[Tensor, "b c f h w"]:
-    """Sampled latents of clips, scaled, from pixels or from moments that were stored."""
-    if "mean" in batch:
-        sampled = batch["mean"] + batch["deviation"] * draws.normal(batch["mean"].shape[1:])
-        return rearrange(sampled, "b f c h w -> b c f h w")
-    num_frames = batch["pixels"].shape[1]
-    with torch.no_grad():
-        frames = rearrange(to_unit(batch["pixels"]), "b f c h w -> (b f) c h w")
-        moments = vae.encode_moments(frames.to(dtype)).float()
-    mean, logvar = rearrange(moments, "(b f) c h w -> b f c h w", f=num_frames).chunk(2, dim=2)
-    sampled = mean + torch.exp(0.5 * logvar.clamp(-30.0, 20.0)) * draws.normal(mean.shape[1:])
-    return vae.settings.scaling_factor * rearrange(sampled, "b f c h w -> b c f h w")

@@ -78,8 +78,8 @@ class Shown:
     """What the sheets of samples show.
 
     Attributes:
-        prompts: for `base` and `style`; for `pia` beside the pictures.
-        num: pictures of the data for `vae`, and clips for `pia`.
+        prompts: for `base` and `style`; captions of the data if not given.
+        num: how many pictures, clips or captions of the data are shown.
     """
 
     prompts: tuple[str, ...] = ()
@@ -178,6 +178,13 @@ def _checked(recipe: Recipe, path: Path) -> Recipe:
         )
     if recipe.kind == "vae" and bool(recipe.model.start) == bool(recipe.model.config):
         raise InputError("E-TRAIN-RECIPE", f"[model] of {path} needs either start or config.")
+    if recipe.model.alpha is not None and recipe.model.rank is None:
+        raise InputError("E-TRAIN-RECIPE", f"[model] of {path} has alpha and no rank.")
+    if recipe.shown.prompts and recipe.kind not in ("base", "style"):
+        raise InputError("E-TRAIN-RECIPE", f"[samples] of {path} has prompts, which {recipe.kind} does not read.")
+    for name in ("size", "num_frames") if recipe.kind == "pia" else ("size",):
+        if len({getattr(data, name) for data in recipe.data}) > 1:
+            raise InputError("E-TRAIN-RECIPE", f"The tables [[data]] of {path} differ in {name}.")
     return recipe
 
 
