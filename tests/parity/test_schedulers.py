@@ -158,6 +158,16 @@ def test_reference_cannot_noise_off_the_schedule():
     assert_parity(ours.add_noise(x0, eps, t), abar**0.5 * x0 + (1 - abar) ** 0.5 * eps)
 
 
+def test_reference_rounds_the_scalars_of_noise():
+    """In bfloat16 to three digits, and after every operation; here the sum is rounded once."""
+    x0, eps, t = noise(*SHAPE, seed=1).bfloat16(), noise(*SHAPE, seed=2).bfloat16(), torch.tensor([40, 700])
+    ours, theirs = twins("DDIMScheduler", LIN)
+    exact = ours.add_noise(x0.float(), eps.float(), t)
+    assert torch.equal(ours.add_noise(x0, eps, t), exact.bfloat16())
+    error, their_error = (s.add_noise(x0, eps, t).float().sub(exact).norm() for s in (ours, theirs))
+    assert their_error > 1.5 * error
+
+
 def test_timesteps_that_karras_sigmas_share():
     """The first two steps are told the same timestep at different levels; the step that is due decides."""
     ours, theirs = twins("DPMSolverMultistepScheduler", COSINE_KARRAS)

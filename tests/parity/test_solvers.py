@@ -355,6 +355,29 @@ def test_reference_extrapolates_unipc_over_an_infinite_step():
     assert ours(case, solver_of(case))[1][-1][1].isfinite().all()
 
 
+@pytest.mark.parametrize(("order", "kind"), [(2, "heun"), (3, "heun"), (3, "midpoint")])
+@pytest.mark.parametrize("algorithm", ["dpmsolver++", "sde-dpmsolver++", "dpmsolver"])
+def test_reference_extrapolates_dpm_over_a_step_of_no_length(algorithm, order, kind):
+    """Karras sigmas end on the smallest of the training, which is where sigma_min leads; there is nothing to do."""
+    options = {"algorithm_type": algorithm, "solver_order": order, "solver_type": kind}
+    case = Case(DPM, {**LIN, **options, "use_karras_sigmas": True, "final_sigmas_type": "sigma_min"}, LONG)
+    (*_, their_before, their_last), (*_, before, last) = theirs(case)[1], ours(case, solver_of(case))[1]
+    assert not their_last[1].isfinite().any()
+    assert torch.equal(before[1], their_before[1])
+    assert torch.equal(last[1], before[1])
+
+
+@pytest.mark.parametrize(("spacing", "num_steps"), [("linspace", 4), ("trailing", 3)])
+def test_reference_takes_the_root_of_less_than_nothing(spacing, num_steps):
+    """From a sigma so large that Euler ancestral steps to 0 and adds all of the next noise; rounding goes below 0."""
+    config = {**BETAS["squaredcos_cap_v2"], "timestep_spacing": spacing}
+    case = Case(ANCESTRAL, config, {"num_inference_steps": num_steps})
+    assert theirs(case)[1][0][1].isnan().all()
+    step: Any = solver_of(case).schedule(num_steps)[0]
+    assert (step.delta, step.sigma_up) == (-step.sigma, pytest.approx(step.level_next))
+    assert ours(case, solver_of(case))[1][-1][1].isfinite().all()
+
+
 @pytest.mark.parametrize("case", [
     Case(LMS, LIN), Case(PNDM, {**LIN, "skip_prk_steps": True})
 ], ids=str)  # fmt: skip

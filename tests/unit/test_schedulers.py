@@ -34,6 +34,7 @@ from vivant.solvers.heun import Heun
 from vivant.solvers.lcm import LCM
 from vivant.solvers.lms import LMS, lms_weights
 from vivant.solvers.pndm import PNDM
+from vivant.solvers.schedule import threshold
 from vivant.solvers.unipc import UniPC
 
 LIN = {"beta_schedule": "linear", "beta_start": 0.00085, "beta_end": 0.012}
@@ -209,16 +210,6 @@ def test_eta_is_for_ddim(kind):
 
 
 @each_kind
-def test_uses_noise_says_who_draws(kind):
-    for solver in [kind()] + ([kind(algorithm_type="sde-dpmsolver++")] if kind is DPMSolver else []):
-        drawn = []
-        step = solver.schedule(5)[0]
-        eta = 1.0 if solver.uses_eta else 0.0
-        solver.step(X, step, X, None, lambda drawn=drawn: drawn.append(1) or X, eta)
-        assert bool(drawn) == solver.uses_noise
-
-
-@each_kind
 def test_solvers_are_frozen_values(kind):
     solver = kind()
     with pytest.raises(FrozenInstanceError):
@@ -354,7 +345,22 @@ def test_noise_is_added_sample_by_sample():
     both = scheduler.add_noise(X, eps, t)
     for i in range(2):
         assert torch.equal(both[i : i + 1], scheduler.add_noise(X[i : i + 1], eps[i : i + 1], t[i : i + 1]))
-    assert scheduler.add_noise(X.bfloat16(), eps.bfloat16(), t).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_noise_is_added_in_float32_and_rounded_once(dtype):
+    scheduler, x0, eps = DDPMScheduler(**LIN), X.to(dtype), noise(*X.shape, seed=1).to(dtype)
+    t = torch.tensor([10, 900])
+    exact = scheduler.add_noise(x0.float(), eps.float(), t)
+    assert torch.equal(scheduler.add_noise(x0, eps, t), exact.to(dtype))
+    for i, step in enumerate(scheduler.solver.schedule(timesteps=[900, 10])[::-1]):
+        assert torch.equal(scheduler.solver.add_noise(x0, eps, step)[i], exact[i].to(dtype))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_thresholds_are_found_in_float32(dtype):
+    x0 = (3 * X).to(dtype)
+    assert torch.equal(threshold(x0, 0.9, 2.0), threshold(x0.float(), 0.9, 2.0).to(dtype))
 
 
 def test_a_number_of_steps_may_come_from_numpy():
@@ -374,13 +380,18 @@ def test_timesteps_may_come_as_a_tensor():
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_half_precision_states_advance_in_float32(dtype):
-    """Euler and DPM-Solver round once, at the end, as the reference does; the noise of the SDE is not rounded."""
+    """The Euler solvers and DPM-Solver round once, at the end, as the reference does; so is the noise of the SDE."""
     x, output, eps = (noise(*X.shape, seed=seed).to(dtype) for seed in range(3))
     euler = EulerDiscreteScheduler(prediction_type="sample")
     euler.set_timesteps(5)
     step: Any = euler.solver.schedule(5)[0]
     wide = x.float() + (x.float() - output) / step.sigma * step.delta
     assert torch.equal(euler.step(output, euler.timesteps[0], x).prev_sample, wide.to(dtype))
+
+    step = EulerAncestral(prediction_type="sample").schedule(5)[0]
+    wide = x.float() + (x.float() - output) / step.sigma * step.delta + eps * step.sigma_up
+    found = EulerAncestral(prediction_type="sample").step(output, step, x, None, lambda: eps).x
+    assert torch.equal(found, wide.to(dtype))
 
     dpm = DPMSolverMultistepScheduler(prediction_type="sample", algorithm_type="sde-dpmsolver++")
     dpm.set_timesteps(5)

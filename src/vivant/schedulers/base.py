@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vivant.config import Config, dump_json, load_json, read
 from vivant.errors import InputError, warn
-from vivant.solvers.schedule import Solver, Step, betas, scalars
+from vivant.solvers.schedule import Solver, Step, betas, scalars, upcast
 from vivant.solvers.sigmas import at_timesteps, sigma_table
 
 CONFIG_NAME = "scheduler_config.json"
@@ -316,7 +316,7 @@ class Scheduler:
         noise: Float[Tensor, "b ..."],
         timesteps: Tensor,
     ) -> Float[Tensor, "b ..."]:
-        """Clean samples, noised to the level of one timestep each.
+        """Clean samples, noised to the level of one timestep each; computed in float32 or wider and rounded once.
 
         A timestep of the current schedule has the level that the schedule gives it; any other has that of the
         training.
@@ -325,9 +325,9 @@ class Scheduler:
             InputError: E-SCHEDULER-TIMESTEP outside the training.
         """
         pairs = [self._factors(t) for t in timesteps.reshape(-1).tolist()]
-        shape = (-1, *[1] * (original_samples.ndim - 1))
-        alpha, sigma = (original_samples.new_tensor(column).reshape(shape) for column in zip(*pairs, strict=True))
-        return alpha * original_samples + sigma * noise
+        x0, shape = upcast(original_samples), (-1, *[1] * (original_samples.ndim - 1))
+        alpha, sigma = (x0.new_tensor(column).reshape(shape) for column in zip(*pairs, strict=True))
+        return (alpha * x0 + sigma * noise).to(original_samples.dtype)
 
     def _factors(self, t: int | float) -> tuple[float, float]:
         """alpha and sigma at a timestep."""

@@ -71,7 +71,6 @@ class DDIM:
 
     order: ClassVar[int] = 1
     uses_eta: ClassVar[bool] = True
-    uses_noise = True
     add_noise = staticmethod(diffuse)
 
     @property

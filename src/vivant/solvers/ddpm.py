@@ -71,7 +71,6 @@ class DDPM:
 
     order: ClassVar[int] = 1
     uses_eta: ClassVar[bool] = False
-    uses_noise = True
     add_noise = staticmethod(diffuse)
 
     @property

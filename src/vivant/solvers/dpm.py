@@ -116,11 +116,6 @@ class DPMSolver:
             )
 
     @property
-    def uses_noise(self) -> bool:
-        """Whether the steps draw."""
-        return self.algorithm_type == "sde-dpmsolver++"
-
-    @property
     def signal(self) -> Float[Tensor, " t"]:
         """abar of every training timestep."""
         return alphas_cumprod(self, zero_snr=self.rescale_betas_zero_snr, floor=True)
@@ -169,7 +164,8 @@ class DPMSolver:
         alpha, sigma, lam = log_snr(levels[i])
         alpha_next, sigma_next, lam_next = log_snr(levels[i + 1])
         h = lam_next - lam
-        order = min(self._max_order(i, len(levels) - 1), i + 1)
+        # Differences over a step of no length, to which Karras sigmas and sigma_min lead, do not exist.
+        order = min(self._max_order(i, len(levels) - 1), i + 1) if h > 0 else 1
         back = (lam - log_snr(levels[i - 1])[2]) / h if order > 1 else torch.tensor(1.0)
         back2 = (log_snr(levels[i - 1])[2] - log_snr(levels[i - 2])[2]) / h if order > 2 else torch.tensor(1.0)
         if self.algorithm_type == "dpmsolver":
@@ -234,7 +230,7 @@ class DPMSolver:
                 change = d1 - (first / back2).item() * (past[1] - past[2])
                 d1 = d1 + (back / (back + back2)).item() * change
                 x_next = x_next + weights.d1_third * d1 + weights.d2 * ((first / (back + back2)).item() * change)
-        if self.uses_noise:
+        if self.algorithm_type == "sde-dpmsolver++":
             x_next = x_next + weights.noise * noise()
         return Update(x_next.to(x.dtype), x0, past)
 

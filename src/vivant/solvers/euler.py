@@ -71,7 +71,6 @@ class Euler:
 
     order: ClassVar[int] = 1
     uses_eta: ClassVar[bool] = False
-    uses_noise = False  # by the loop; only churn draws
     add_noise = staticmethod(diffuse)
 
     @property
@@ -162,7 +161,6 @@ class EulerAncestral:
 
     order: ClassVar[int] = 1
     uses_eta: ClassVar[bool] = False
-    uses_noise = True
     add_noise = staticmethod(diffuse)
 
     @property
@@ -205,7 +203,7 @@ class EulerAncestral:
 def _ancestral(index: int, t: float, sigma: Tensor, sigma_next: Tensor) -> AncestralStep:
     """Split the way to `sigma_next` so that the noise added at the end restores its variance."""
     up = (sigma_next**2 * (sigma**2 - sigma_next**2) / sigma**2) ** 0.5
-    down = (sigma_next**2 - up**2) ** 0.5
+    down = (sigma_next**2 - up**2).clamp(min=0) ** 0.5  # rounding may leave less than nothing
     return AncestralStep(
         index=index,
         t=t,

@@ -58,7 +58,6 @@ class Heun:
 
     order: ClassVar[int] = 2
     uses_eta: ClassVar[bool] = False
-    uses_noise = False
     add_noise = staticmethod(diffuse)
 
     @property

@@ -82,7 +82,6 @@ class LCM:
 
     order: ClassVar[int] = 1
     uses_eta: ClassVar[bool] = False
-    uses_noise = True
     add_noise = staticmethod(diffuse)
 
     @property

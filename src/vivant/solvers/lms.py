@@ -60,7 +60,6 @@ class LMS:
 
     order: ClassVar[int] = 1
     uses_eta: ClassVar[bool] = False
-    uses_noise = False
     add_noise = staticmethod(diffuse)
 
     @property

@@ -90,7 +90,6 @@ class PNDM:
 
     order: ClassVar[int] = 1
     uses_eta: ClassVar[bool] = False
-    uses_noise = False
     add_noise = staticmethod(diffuse)
 
     @property

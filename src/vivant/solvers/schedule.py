@@ -52,13 +52,8 @@ class Step:
     level_next: float
     norm: float = 1.0
 
-    @property
-    def scale(self) -> float:
-        """The factor from the state to what the network sees."""
-        return 1.0 / self.norm
-
     def model_input(self, x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-        """The state as the network sees it. Divides, because ``x * scale`` rounds differently from the reference."""
+        """The state as the network sees it. Divides: ``x * (1 / norm)`` rounds differently from the reference."""
         return x if self.norm == 1.0 else x / self.norm
 
 
@@ -75,14 +70,11 @@ class Solver(Protocol):
     """What the sampling loop needs. A solver is frozen; its fields are those of the scheduler_config.json.
 
     `order` counts the steps that one of the N requested steps costs at most, so a truncated run starts at step
-    ``order * k``. `uses_eta` says whether `eta` means anything, `uses_noise` whether `step` can draw.
+    ``order * k``. `uses_eta` says whether `eta` means anything.
     """
 
     order: ClassVar[int]
     uses_eta: ClassVar[bool]
-
-    @property
-    def uses_noise(self) -> bool: ...
 
     @property
     def signal(self) -> Float[Tensor, " t"]:
@@ -126,8 +118,8 @@ class Solver(Protocol):
 
 
 def diffuse(x0: Float[Tensor, "*shape"], noise: Float[Tensor, "*shape"], step: Step) -> Float[Tensor, "*shape"]:
-    """The state that enters `step`: alpha x0 + sigma noise."""
-    return step.alpha * x0 + step.sigma * noise
+    """The state that enters `step`: alpha x0 + sigma noise, rounded once."""
+    return (step.alpha * upcast(x0) + step.sigma * upcast(noise)).to(x0.dtype)
 
 
 # ------------------------------------------------------------------------------------------- the noise schedule

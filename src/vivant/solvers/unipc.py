@@ -102,7 +102,6 @@ class UniPC:
 
     order: ClassVar[int] = 1
     uses_eta: ClassVar[bool] = False
-    uses_noise = False
     add_noise = staticmethod(diffuse)
 
     def __post_init__(self):
