@@ -189,6 +189,4 @@ def test_make_image_grid_equals_the_oracle():
     for resize in (None, 40):
         ours = utils.make_image_grid(FRAMES[:6], 2, 3, resize)
         theirs = oracle.make_image_grid(FRAMES[:6], 2, 3, resize)
-        assert ours.size == theirs.size
-        if resize is None:
-            assert (np.asarray(ours) == np.asarray(theirs)).all()
+        assert (np.asarray(ours) == np.asarray(theirs)).all()

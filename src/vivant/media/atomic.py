@@ -14,16 +14,18 @@ def check_target(path: Path, *, overwrite: bool) -> None:
     """Refuse an output path before the work, not after it.
 
     Raises:
-        OutputError: E-OUTPUT-EXISTS, or E-OUTPUT-FOLDER when the folder is missing or not a folder.
+        OutputError: E-OUTPUT-EXISTS, E-OUTPUT-FOLDER when the folder is missing or not a folder, or E-OUTPUT-WRITE
+            for a name that the system cannot hold.
     """
-    if not path.parent.is_dir():
-        raise OutputError("E-OUTPUT-FOLDER", f"There is no folder {path.parent}.", "", "Create it first.")
-    if path.is_dir():
-        raise OutputError("E-OUTPUT-EXISTS", f"{path} is a folder.", "", "Choose another name.")
-    if path.exists() and not overwrite:
-        raise OutputError(
-            "E-OUTPUT-EXISTS", f"{path} exists already.", "", "Choose another name, or allow overwriting."
-        )
+    with _naming(path):
+        if not path.parent.is_dir():
+            raise OutputError("E-OUTPUT-FOLDER", f"There is no folder {path.parent}.", "", "Create it first.")
+        if path.is_dir():
+            raise OutputError("E-OUTPUT-EXISTS", f"{path} is a folder.", "", "Choose another name.")
+        if path.exists() and not overwrite:
+            raise OutputError(
+                "E-OUTPUT-EXISTS", f"{path} exists already.", "", "Choose another name, or allow overwriting."
+            )
 
 
 @contextlib.contextmanager
@@ -35,17 +37,15 @@ def replacing(path: Path, *, overwrite: bool) -> Generator[Path, None, None]:
     """
     path = Path(os.path.realpath(path))  # a link is written through, not replaced
     check_target(path, overwrite=overwrite)
-    temporary = _sibling(path)
-    try:
-        yield temporary
-        check_target(path, overwrite=overwrite)  # another process may have been faster
-        temporary.replace(path)
-    except VivantError:  # some of ours are OSErrors too, and say more
-        raise
-    except OSError as error:
-        raise _unwritable(path, error) from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    temporary = _beside(path, path.suffix)
+    with _naming(path):
+        try:
+            yield temporary
+            check_target(path, overwrite=overwrite)  # another process may have been faster
+            temporary.replace(path)
+        finally:
+            with contextlib.suppress(OSError):  # it may never have come to be; why not is what the caller is told
+                temporary.unlink()
 
 
 @contextlib.contextmanager
@@ -57,36 +57,34 @@ def replacing_folder(path: Path, *, overwrite: bool, ours: str) -> Generator[Pat
     """
     path = Path(os.path.realpath(path))
     check_folder(path, overwrite=overwrite, ours=ours)
-    temporary, old = _sibling(path), _sibling(path)
-    try:
-        temporary.mkdir()
-        yield temporary
-        check_folder(path, overwrite=overwrite, ours=ours)
-        if path.exists():
-            path.rename(old)
+    temporary, old = _beside(path), _beside(path)
+    with _naming(path):
         try:
-            temporary.rename(path)
-        except OSError:
-            if old.exists():
-                old.rename(path)
-            raise
-    except VivantError:
-        raise
-    except OSError as error:
-        raise _unwritable(path, error) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-        if path.exists():
-            shutil.rmtree(old, ignore_errors=True)
+            temporary.mkdir()
+            yield temporary
+            check_folder(path, overwrite=overwrite, ours=ours)
+            if path.exists():
+                path.rename(old)
+            try:
+                temporary.rename(path)
+            except OSError:
+                if old.exists():
+                    old.rename(path)
+                raise
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+            if os.path.exists(path):
+                shutil.rmtree(old, ignore_errors=True)
 
 
 def check_folder(path: Path, *, overwrite: bool, ours: str) -> None:
     """Refuse a folder that cannot be created or that holds anything but an earlier clip of ours."""
-    if not path.exists():
-        return check_target(path, overwrite=overwrite)
-    if not path.is_dir():
-        raise OutputError("E-OUTPUT-EXISTS", f"{path} is a file.", "", "Choose another name.")
-    held = list(path.iterdir())
+    with _naming(path):
+        if not path.exists():
+            return check_target(path, overwrite=overwrite)
+        if not path.is_dir():
+            raise OutputError("E-OUTPUT-EXISTS", f"{path} is a file.", "", "Choose another name.")
+        held = list(path.iterdir())
     foreign = [entry.name for entry in held if not entry.match(ours)]
     if foreign:
         raise OutputError("E-OUTPUT-EXISTS", f"The folder {path} holds other files: {foreign[0]}, for one.")
@@ -95,10 +93,22 @@ def check_folder(path: Path, *, overwrite: bool, ours: str) -> None:
     return None
 
 
-def _sibling(path: Path) -> Path:
-    """A free hidden name beside `path`, with its suffix. Not mkstemp, whose files only their owner can read."""
-    return path.with_name(f".{path.stem[:80]}.{secrets.token_hex(6)}{path.suffix}")
+def _beside(path: Path, suffix: str = "") -> Path:
+    """A free hidden name in the folder of `path`, short whatever that is called.
+
+    Not mkstemp, whose files only their owner can read.
+    """
+    return path.with_name(f".vivant-{secrets.token_hex(6)}{suffix}")
 
 
-def _unwritable(path: Path, error: OSError) -> OutputError:
-    return OutputError("E-OUTPUT-WRITE", f"{path} cannot be written.", f"{type(error).__name__}: {error}.")
+@contextlib.contextmanager
+def _naming(path: Path) -> Generator[None, None, None]:
+    """What the system refuses, as an error that names the path."""
+    try:
+        yield
+    except VivantError:  # some of ours are OSErrors too, and say more
+        raise
+    except OSError as error:
+        raise OutputError(
+            "E-OUTPUT-WRITE", f"{path} cannot be written.", f"{type(error).__name__}: {error}."
+        ) from error

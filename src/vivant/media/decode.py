@@ -1,5 +1,6 @@
 """Clips back in: frames, rate and size of what `video.write_clip` writes."""
 
+import os
 import struct
 import zlib
 from collections.abc import Iterator
@@ -64,7 +65,7 @@ def read_clip(path: str | PathLike[str]) -> tuple[UInt8[np.ndarray, "f h w 3"], 
     frames: list[np.ndarray] = []
     num_bytes = 0
     try:
-        if path.is_dir():
+        if os.path.isdir(path):  # unlike Path.is_dir, it answers for names that the system cannot hold
             files = _numbered(path)
             pictures = (pixels for file in files for pixels in _pictures(file, "png"))
             rate = None
@@ -94,7 +95,7 @@ def probe(path: str | PathLike[str]) -> ClipInfo:
     """
     path = Path(path)
     try:
-        if path.is_dir():
+        if os.path.isdir(path):
             files = _numbered(path)
             first = _info(files[0], "png")
             return ClipInfo("png", first.width, first.height, len(files), None)

@@ -1,7 +1,9 @@
 """Pictures from the web, read as if the server wished us ill: bounded in size, time, scheme and kind."""
 
+import functools
 import http.client
 import io
+import socket
 import time
 import urllib.error
 import urllib.parse
@@ -24,7 +26,8 @@ def fetch(url: str, *, max_bytes: int = MAX_DOWNLOAD, timeout: float = 20.0, dea
         url: an http or https address.
         max_bytes: refuse anything longer, announced or not.
         timeout: seconds that the server may stay silent.
-        deadline: seconds for the whole download, so that a trickle does not hold us forever.
+        deadline: seconds for all that servers send, headers and redirects included, so that a trickle does not hold
+            us forever.
 
     Raises:
         InputError: E-IMAGE-SCHEME for another scheme (in the address or in a redirect), E-IMAGE-URL when the
@@ -35,7 +38,7 @@ def fetch(url: str, *, max_bytes: int = MAX_DOWNLOAD, timeout: float = 20.0, dea
     try:
         refuse_scheme(url)
         request = urllib.request.Request(_ascii(url), headers=headers)
-        with _opener().open(request, timeout=timeout) as response:
+        with _opener(end).open(request, timeout=timeout) as response:
             kind = response.headers.get_content_type()
             if response.headers.get("Content-Type") and kind.startswith(_NOT_PICTURES):
                 raise InputError(
@@ -45,7 +48,7 @@ def fetch(url: str, *, max_bytes: int = MAX_DOWNLOAD, timeout: float = 20.0, dea
                     "Copy the address of the picture itself.",
                 )
             announced = _length(response.headers.get("Content-Length"))
-            data = _read(response, url, announced, max_bytes, end)
+            data = _read(response, url, announced, max_bytes)
     except urllib.error.HTTPError as error:
         error.close()
         raise _unreadable(url, f"The server answered {error.code} {error.reason}.") from None
@@ -85,13 +88,64 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
     http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302
 
 
-def _opener() -> urllib.request.OpenerDirector:
+class _Handler(urllib.request.HTTPHandler, urllib.request.HTTPSHandler):
+    """http and https until a deadline."""
+
+    def __init__(self, end: float):
+        super().__init__()
+        self._end = end
+
+    def do_open(self, http_class: Any, req: urllib.request.Request, **options: Any) -> http.client.HTTPResponse:
+        def connect(host: str, **more: Any) -> http.client.HTTPConnection:
+            connection = http_class(host, **more)
+            connection.response_class = functools.partial(_Response, end=self._end)
+            return connection
+
+        req.timeout = _remaining(self._end, req.timeout)
+        return super().do_open(connect, req, **options)
+
+
+class _Response(http.client.HTTPResponse):
+    """A response of which nothing, not even its headers, is read after a deadline."""
+
+    def __init__(self, sock: socket.socket, *args: Any, end: float, **options: Any):
+        super().__init__(sock, *args, **options)
+        self.fp = io.BufferedReader(_Until(end, sock, self.fp.detach()))
+
+
+class _Until(io.RawIOBase):
+    """The bytes of a socket until a deadline."""
+
+    def __init__(self, end: float, sock: socket.socket, raw: io.RawIOBase):
+        self._end, self._sock, self._raw = end, sock, raw
+        self._silence = sock.gettimeout()
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        self._sock.settimeout(_remaining(self._end, self._silence))
+        return self._raw.readinto(buffer)
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
+
+
+def _remaining(end: float, timeout: float | None) -> float:
+    """Seconds that the server may stay silent now."""
+    left = end - time.monotonic()
+    if left <= 0:
+        raise TimeoutError("the download took too long")
+    return left if timeout is None else min(left, timeout)
+
+
+def _opener(end: float) -> urllib.request.OpenerDirector:
     """An opener that knows http and https alone; `build_opener` would add ftp:, file: and data:."""
     opener = urllib.request.OpenerDirector()
     for handler in (
         urllib.request.ProxyHandler(),
-        urllib.request.HTTPHandler(),
-        urllib.request.HTTPSHandler(),
+        _Handler(end),
         urllib.request.HTTPDefaultErrorHandler(),
         _Redirects(),
         urllib.request.HTTPErrorProcessor(),
@@ -100,7 +154,7 @@ def _opener() -> urllib.request.OpenerDirector:
     return opener
 
 
-def _read(response: http.client.HTTPResponse, url: str, announced: int | None, max_bytes: int, end: float) -> bytes:
+def _read(response: http.client.HTTPResponse, url: str, announced: int | None, max_bytes: int) -> bytes:
     too_long = InputError(
         "E-IMAGE-URL-SIZE",
         f"{url} is longer than {max_bytes} bytes.",
@@ -110,13 +164,10 @@ def _read(response: http.client.HTTPResponse, url: str, announced: int | None, m
     if announced is not None and announced > max_bytes:
         raise too_long
     data = bytearray()
-    # read1 returns what has arrived; read would wait for a full chunk and let a trickle outlive the deadline.
-    while chunk := response.read1(_CHUNK):
+    while chunk := response.read(_CHUNK):
         data += chunk
         if len(data) > max_bytes:
             raise too_long
-        if time.monotonic() > end:
-            raise _unreadable(url, "The download took too long.")
     return bytes(data)
 
 

@@ -8,6 +8,7 @@ trusted.
 import hashlib
 import json
 import math
+import os
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
@@ -69,36 +70,38 @@ def decode_recipe(text: bytes, name: str) -> dict[str, Any]:
 
 def sidecar_of(path: str | PathLike[str]) -> Path:
     """Where the recipe lies beside the clip: cat.mp4 has cat.mp4.json, so that cat.gif can have its own."""
+    path = named(path)
+    return path.parent / (path.name + ".json")
+
+
+def named(path: str | PathLike[str]) -> Path:
+    """A path that ends with the name of what it leads to, as the current folder's "." does not."""
     path = Path(path)
-    return path.with_name(path.name + ".json")
+    return path.resolve() if path.name in ("", "..") else path
 
 
 def read_recipe(path: str | PathLike[str]) -> dict[str, Any]:
-    """The recipe inside a clip, else the one beside it; a .json file is read as a recipe itself.
+    """The recipe inside a clip or the first frame of a folder, else the one beside it; of a .json file, itself.
 
     Raises:
         LoadError: E-RECIPE-NONE, E-RECIPE-BROKEN, E-RECIPE-SCHEME, or E-CLIP-MISSING, -FORMAT, -BROKEN.
     """
-    path = Path(path)
+    path = named(path)
     if path.suffix.lower() == ".json":
         return decode_recipe(_read_bounded(path), path.name)
-    text = None if path.is_dir() else read_text(path, container_of(path))
+    # Unlike Path.is_dir, os.path answers for names that the system cannot hold.
+    carrier = min(path.glob("*.png"), default=None) if os.path.isdir(path) else path
+    text = None if carrier is None else read_text(carrier, container_of(carrier))
     if text is not None and text.startswith(_MARK):
         return decode_recipe(text, path.name)
     sidecar = sidecar_of(path)
-    if not sidecar.is_file():
+    if not os.path.isfile(sidecar):
         raise LoadError(
             "E-RECIPE-NONE",
             f"{path.name} carries no recipe, and there is no {sidecar.name} beside it.",
             "Other programs drop it when they convert or upload a clip.",
         )
     return decode_recipe(_read_bounded(sidecar), sidecar.name)
-
-
-def file_digest(path: str | PathLike[str]) -> str:
-    """sha256 of a file's bytes, read in pieces."""
-    with Path(path).open("rb") as file:
-        return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
 
 
 def image_digest(image: Image.Image) -> str:

@@ -3,11 +3,13 @@
 Everything hostile or unusable is refused here, by name, before a model is loaded.
 """
 
+import contextlib
 import importlib
 import io
 import os
 import struct
 import zlib
+from collections.abc import Generator
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -30,7 +32,9 @@ MIN_SIDE = 16
 # Formats with a magic number and a decoder inside Pillow: EPS would start Ghostscript, TGA has no magic number.
 _FORMATS = ("PNG", "JPEG", "MPO", "JPEG2000", "WEBP", "AVIF", "HEIF", "GIF", "BMP", "TIFF", "PPM")
 _MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"RIFF", b"GIF8", b"BM", b"II*\0", b"MM\0*")
-_HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+_HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx")
+_HEIC_OR_AVIF = (b"mif1", b"msf1")
+_AVIF = (b"avif", b"avis")
 # What Pillow's decoders have been seen to raise on damaged files.
 _DAMAGE = (OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, RuntimeError, struct.error, zlib.error)
 _ORIENTATION = 0x0112
@@ -86,15 +90,18 @@ def open_still(source: Source, *, max_pixels: int = MAX_PIXELS, min_side: int = 
             "Pass a path, an http(s) address, bytes, a PIL picture, an array or a tensor.",
         )
     path = Path(source)
-    try:
-        if not path.is_file():  # a folder, device or pipe is not a picture either
-            raise FileNotFoundError("There is no file of this name." if not path.exists() else "This is not a file.")
-        with path.open("rb") as file:
-            return _open(file, path.stat().st_size, str(path), max_pixels, min_side)
-    except (OSError, ValueError) as error:  # ValueError: a NUL byte in the path
-        if isinstance(error, InputError | MissingPackage):
-            raise
-        raise InputError("E-IMAGE-MISSING", f"The picture {str(path)!r} cannot be read.", str(error)) from None
+    with _opened(path) as file:
+        return _open(file, path.stat().st_size, str(path), max_pixels, min_side)
+
+
+def declared_size(path: Path) -> tuple[int, int]:
+    """Width and height that the header of a picture file declares; nothing is decoded or turned.
+
+    Raises:
+        InputError, MissingPackage: as `read_still`.
+    """
+    with _opened(path) as file, _identify(file, path.stat().st_size, str(path)) as image:
+        return image.size
 
 
 def natural_size(image: Image.Image, long_edge: int = 512, multiple: int = 8, minimum: int = 64) -> tuple[int, int]:
@@ -156,17 +163,36 @@ def to_tensor(image: Image.Image) -> Float[Tensor, "1 3 h w"]:
     return rearrange(pixels / 255, "h w c -> 1 c h w") * 2 - 1
 
 
+@contextlib.contextmanager
+def _opened(path: Path) -> Generator[BinaryFile, None, None]:
+    """The file at a path; what the system refuses is E-IMAGE-MISSING."""
+    try:
+        if not path.is_file():  # a folder, device or pipe is not a picture either
+            raise FileNotFoundError("There is no file of this name." if not path.exists() else "This is not a file.")
+        with path.open("rb") as file:
+            yield file
+    except (OSError, ValueError) as error:  # ValueError: a NUL byte in the path
+        if isinstance(error, InputError | MissingPackage):
+            raise
+        raise InputError("E-IMAGE-MISSING", f"The picture {str(path)!r} cannot be read.", str(error)) from None
+
+
 def _open(file: BinaryFile, num_bytes: int, name: str, max_pixels: int, min_side: int) -> Still:
-    """Identify a picture file by its content, whatever its name says, and decode it."""
+    with _identify(file, num_bytes, name) as image:
+        return _decode(image, max_pixels, min_side, name)
+
+
+def _identify(file: BinaryFile, num_bytes: int, name: str) -> Image.Image:
+    """Open a picture file by its content, whatever its name says; only its header is read."""
     if num_bytes == 0:
         raise InputError("E-IMAGE-EMPTY", f"{name} is empty (0 bytes).", "", "Save or download the picture again.")
-    head = file.read(32)
+    head = file.read(64)
     file.seek(0)
-    if head[4:8] == b"ftyp" and head[8:12] in _HEIC:
+    if _is_heic(head):
         _register_heif(name)
     try:
         Image.init()  # registers all of Pillow's plugins; HEIF is there only once pillow-heif has added itself
-        image = Image.open(file, formats=[f for f in _FORMATS if f in Image.OPEN])
+        return Image.open(file, formats=[f for f in _FORMATS if f in Image.OPEN])
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise InputError("E-IMAGE-SIZE", f"{name} is too large to decode.", str(error), _SHRINK) from None
     except UnidentifiedImageError:
@@ -180,8 +206,15 @@ def _open(file: BinaryFile, num_bytes: int, name: str, max_pixels: int, min_side
         ) from None
     except _DAMAGE as error:
         raise _truncated(name, str(error)) from error
-    with image:
-        return _decode(image, max_pixels, min_side, name)
+
+
+def _is_heic(head: bytes) -> bool:
+    """Whether a file's major brand, or else its compatible ones, say that a HEIC decoder is needed."""
+    if head[4:8] != b"ftyp":
+        return False
+    end = min(int.from_bytes(head[:4], "big"), len(head))
+    compatible = {head[i : i + 4] for i in range(16, end, 4)}
+    return head[8:12] in _HEIC or (head[8:12] in _HEIC_OR_AVIF and compatible.isdisjoint(_AVIF))
 
 
 def _register_heif(name: str) -> None:

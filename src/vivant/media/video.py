@@ -63,7 +63,7 @@ def write_clip(
     _check_quality(suffix, quality, bitrate)
     clip = as_frames(frames)
     text = encode_recipe(recipe) if recipe is not None else None
-    beside, replaces = sidecar_of(target), target.exists()
+    beside, replaces = sidecar_of(target), os.path.exists(target)
     if recipe is not None and sidecar:
         written_beside = replacing(beside, overwrite=overwrite)
     else:
@@ -127,7 +127,11 @@ def _target(path: str | PathLike[str]) -> tuple[Path, str]:
     """The path and its suffix in lower case, which is empty for a folder of frames."""
     spelled = os.fspath(path)
     target = Path(spelled)
-    if spelled.endswith(("/", os.sep)) or target.is_dir():
+    if target.name in ("", ".."):
+        raise InputError(
+            "E-OUTPUT-SUFFIX", f"{spelled!r} names no clip.", "", "Give a file or a folder by its own name: frames/."
+        )
+    if spelled.endswith(("/", os.sep)) or os.path.isdir(target):
         return target, ""
     suffix = target.suffix.lower()
     if suffix not in SUFFIXES:

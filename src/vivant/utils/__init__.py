@@ -82,7 +82,7 @@ def export_to_video(
 def make_image_grid(images: Sequence[Image.Image], rows: int, cols: int, resize: int | None = None) -> Image.Image:
     """Pictures of one size on one sheet, in reading order; `resize` first makes each a square of that side."""
     if resize is not None:
-        images = [fit(image, resize, resize, "stretch") for image in images]
+        images = [image.resize((resize, resize)) for image in images]
     return grid(images, rows, cols)
 
 
