@@ -93,6 +93,56 @@ def test_constants(name, config):
     assert torch.equal(ours.alphas_cumprod, theirs.alphas_cumprod)
 
 
+@TWINS
+def test_before_there_is_a_schedule(name, config):
+    """Programs ask `hasattr(scheduler, "sigmas")`. Heun and LMS of the reference count spacings in already."""
+    spacing = ("timestep_spacing", "steps_offset") if name in ("HeunDiscreteScheduler", "LMSDiscreteScheduler") else ()
+    ours, theirs = twins(name, {field: value for field, value in config.items() if field not in spacing})
+    for _ in range(2):
+        assert hasattr(ours, "sigmas") == hasattr(theirs, "sigmas")
+        assert float(ours.init_noise_sigma) == float(theirs.init_noise_sigma)
+        if hasattr(theirs, "sigmas"):
+            assert torch.equal(ours.sigmas, theirs.sigmas.float())
+        for scheduler in (ours, theirs):
+            scheduler.set_timesteps(7)
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        {"num_inference_steps": 4, "original_inference_steps": 20},
+        {"num_inference_steps": 4, "original_inference_steps": 30, "strength": 0.55},
+        {"num_inference_steps": 5, "strength": 0.3},
+        {"timesteps": [949, 499, 49], "original_inference_steps": 20},
+    ],
+    ids=str,
+)
+def test_steps_of_lcm(run):
+    ours, theirs = twins("LCMScheduler", {})
+    for scheduler in (ours, theirs):
+        scheduler.set_timesteps(**run)
+    assert ours.timesteps.tolist() == theirs.timesteps.tolist()
+    assert ours.num_inference_steps == theirs.num_inference_steps
+    for one, other in zip(trajectory(ours, 0)[0], trajectory(theirs, 0)[0], strict=True):
+        assert torch.equal(one, other)
+    assert ours.config.original_inference_steps == 50
+
+
+def test_reference_ends_custom_timesteps_of_lcm_in_noise():
+    """With a strength it takes the last of them for one in the middle."""
+    ours, theirs = twins("LCMScheduler", {})
+    for scheduler in (ours, theirs):
+        scheduler.set_timesteps(timesteps=[999, 759, 499, 259, 19], strength=0.7)
+    assert ours.timesteps.tolist() == theirs.timesteps.tolist() == [499, 259, 19]
+    t, x = ours.timesteps[-1], noise(*SHAPE)
+    for scheduler in (ours, theirs):
+        scheduler.set_begin_index(2)
+    (x_next, clean), (their_next, their_clean) = (s.step(x, t, x, return_dict=False) for s in (ours, theirs))
+    assert torch.equal(clean, their_clean)
+    assert torch.equal(x_next, clean)
+    assert not torch.equal(their_next, their_clean)
+
+
 @pytest.mark.parametrize("name", sorted(set(NAMES) - {"PNDMScheduler", "LMSDiscreteScheduler"}))
 def test_begin_index(name):
     ours, theirs = twins(name, LIN)
@@ -264,6 +314,10 @@ def test_arguments_have_the_names_order_and_defaults_of_the_reference(name):
     for method in ("step", "add_noise"):
         found, expected = (inspect.signature(getattr(cls, method)).parameters.values() for cls in (ours, theirs))
         assert [(p.name, p.default) for p in found] == [(p.name, p.default) for p in expected]
+    if name == "LCMScheduler":  # the one with steps of its own
+        assert list(inspect.signature(ours.set_timesteps).parameters) == list(
+            inspect.signature(theirs.set_timesteps).parameters
+        )
     wanted = {p.name: p.default for p in list(inspect.signature(theirs.__init__).parameters.values())[1:]}
     fields = {f.name: f.default for f in dataclasses.fields(ours.solver_class)}
     if name == "UniPCMultistepScheduler":

@@ -4,8 +4,10 @@ Names, constructor keywords, `scheduler_config.json` and the protocol (`set_time
 are those of diffusers. A subclass names its solver and has the `step` arguments of its namesake.
 """
 
-from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+import operator
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from typing import Any, ClassVar, SupportsIndex
 
 import torch
 from jaxtyping import Float
@@ -112,12 +114,40 @@ class LCMScheduler(Scheduler):
     solver_class = LCM
     step = _step_with_noise
 
+    def set_timesteps(  # pyright: ignore[reportIncompatibleMethodOverride]  # the arguments of its namesake
+        self,
+        num_inference_steps: SupportsIndex | None = None,
+        device: str | torch.device | None = None,
+        original_inference_steps: SupportsIndex | None = None,
+        timesteps: Iterable[Any] | None = None,
+        strength: float = 1.0,
+    ) -> None:
+        """Make the schedule of a run and forget the last run; give either a number or timesteps.
+
+        Args:
+            num_inference_steps: number of steps.
+            device: where `timesteps` will be.
+            original_inference_steps: the number that the network was distilled on, if not that of the configuration.
+            timesteps: custom timesteps.
+            strength: the share of the distilled steps (or of the custom timesteps) to use, the least noisy ones.
+
+        Raises:
+            InputError: E-SOLVER-… for a schedule that cannot be had, see `LCM.schedule`.
+        """
+        solver: Any = self.solver
+        if original_inference_steps is not None:
+            solver = replace(solver, original_inference_steps=operator.index(original_inference_steps))
+        count = None if num_inference_steps is None else operator.index(num_inference_steps)
+        told = None if timesteps is None else [float(t) for t in timesteps]
+        schedule = solver.schedule(count, timesteps=told, strength=strength)
+        self._begin(schedule, count or len(told or ()), device)
+
 
 class EulerAncestralDiscreteScheduler(Scheduler):
     """Euler with fresh noise at every step."""
 
     solver_class = EulerAncestral
-    exploding = True
+    spaced_by_sigma = exploding = True
     step = _step_with_noise
 
 
@@ -125,7 +155,7 @@ class HeunDiscreteScheduler(Scheduler):
     """Heun's method; two evaluations a step."""
 
     solver_class = Heun
-    exploding = True
+    spaced_by_sigma = exploding = True
     step = _step_without_noise
 
 
@@ -141,6 +171,7 @@ class UniPCMultistepScheduler(Scheduler):
     """The unified predictor-corrector."""
 
     solver_class = UniPC
+    spaced_by_sigma = True
     translations: ClassVar = {"solver_type": {"midpoint": "bh2", "heun": "bh2", "logrho": "bh2"}}
     returns_clean = False
     step = _step_without_noise
@@ -150,7 +181,7 @@ class EulerDiscreteScheduler(Scheduler):
     """Euler in sigma space."""
 
     solver_class = Euler
-    exploding = True
+    spaced_by_sigma = exploding = True
 
     def step(
         self,
@@ -174,7 +205,7 @@ class LMSDiscreteScheduler(Scheduler):
     """Linear multistep in sigma space."""
 
     solver_class = LMS
-    exploding = True
+    spaced_by_sigma = exploding = True
 
     def step(
         self,
@@ -192,6 +223,7 @@ class DPMSolverMultistepScheduler(Scheduler):
     """DPM-Solver++ and its relatives."""
 
     solver_class = DPMSolver
+    spaced_by_sigma = True
     translations: ClassVar = {
         "solver_type": {"bh1": "midpoint", "bh2": "midpoint", "logrho": "midpoint"},
         "algorithm_type": {"deis": "dpmsolver++"},

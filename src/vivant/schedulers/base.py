@@ -52,6 +52,8 @@ class Scheduler:
     translations: ClassVar[Mapping[str, Mapping[Any, Any]]] = {}
     # Each step stands alone, so steps are found by their timestep and may come in any order.
     memoryless: ClassVar[bool] = False
+    # Steps are spaced by noise over signal, so there are `sigmas`.
+    spaced_by_sigma: ClassVar[bool] = False
     # The state is x0 + sigma noise rather than variance-preserving.
     exploding: ClassVar[bool] = False
     # `step(..., return_dict=False)` also returns the predicted clean sample.
@@ -107,7 +109,8 @@ class Scheduler:
 
         Args:
             config: a scheduler's `.config`, or the content of a scheduler_config.json.
-            changes: fields to set; each must be a field of some scheduler.
+            changes: fields to set; each must be a field of some scheduler. Those of others only are carried along
+                like the configuration's, with a warning W-SCHEDULER-FIELD.
 
         Raises:
             InputError: E-SCHEDULER-CONFIG if `config` is no mapping; otherwise as the constructor.
@@ -119,12 +122,16 @@ class Scheduler:
                 "",
                 "Give scheduler.config or a dictionary; files are read by from_pretrained.",
             )
-        unknown = sorted(changes.keys() - _all_fields())
+        unknown = sorted(changes.keys() - _fields(*SCHEDULERS.values()))
         if unknown:
             raise InputError("E-CONFIG-UNKNOWN", f"No scheduler has the field {', '.join(unknown)}.")
         scheduler = cls.__new__(cls)
         scheduler._adopt({**_chosen(config), **changes}, keep_unknown=True)
-        if config.get("rescale_betas_zero_snr") and not hasattr(cls.solver_class, "rescale_betas_zero_snr"):
+        zero_snr = "rescale_betas_zero_snr"  # has a warning of its own, wherever it comes from
+        foreign = sorted(changes.keys() - _fields(cls) - {zero_snr})
+        if foreign:
+            warn("W-SCHEDULER-FIELD", f"{cls.__name__} has no {', '.join(foreign)}; setting it has no effect.")
+        if scheduler.config.get(zero_snr) and zero_snr not in _fields(cls):
             warn(
                 "W-SCHEDULER-ZERO-SNR",
                 f"{cls.__name__} has no zero-terminal-SNR schedule; rescale_betas_zero_snr has no effect on it.",
@@ -206,9 +213,13 @@ class Scheduler:
         count = None if num_inference_steps is None else operator.index(num_inference_steps)
         told = None if timesteps is None else [float(t) for t in timesteps]
         levels = None if sigmas is None else [float(s) for s in sigmas]
-        self._schedule = self.solver.schedule(count, timesteps=told, sigmas=levels)
+        schedule = self.solver.schedule(count, timesteps=told, sigmas=levels)
+        self._begin(schedule, count or (len(told) if told is not None else len(levels or ()) - 1), device)
+
+    def _begin(self, schedule: tuple[Step, ...], num_steps: int, device: str | torch.device | None) -> None:
+        """Take up a schedule of `num_steps` requested steps and forget the last run."""
+        self._schedule, self.num_inference_steps = schedule, num_steps
         self._restart()
-        self.num_inference_steps = count or (len(told) if told is not None else len(levels or ()) - 1)
         dtype = torch.int64 if isinstance(self._schedule[0].t, int) else torch.float32
         self._timesteps = torch.tensor([step.t for step in self._schedule], dtype=dtype, device=device)
 
@@ -219,14 +230,30 @@ class Scheduler:
 
     @property
     def sigmas(self) -> Float[Tensor, " n"]:
-        """Noise over signal at each of the timesteps, and after the last."""
-        steps = self._steps()
-        return torch.tensor([*(step.level for step in steps), steps[-1].level_next])
+        """Noise over signal at each of the timesteps, and after the last.
+
+        Before `set_timesteps` those of the training: noisiest first and down to 0 where the state is x0 + sigma noise,
+        otherwise in the order of the training, as in the reference.
+
+        Raises:
+            AttributeError: from schedulers that space their steps by time, which `hasattr` tells apart.
+        """
+        if not self.spaced_by_sigma:
+            raise AttributeError(f"{type(self).__name__} has no sigmas: it spaces its steps by time")
+        if self._schedule:
+            return torch.tensor([*(step.level for step in self._schedule), self._schedule[-1].level_next])
+        table = torch.from_numpy(sigma_table(self.alphas_cumprod))
+        if not self.exploding:
+            return table
+        noisiest, later = table.flip(0).tensor_split([1])
+        return torch.cat([noisiest, later.repeat_interleave(self.order), torch.zeros(1)])
 
     @property
     def init_noise_sigma(self) -> float:
-        """Standard deviation of the initial latents."""
-        return self.solver.init_sigma(self._steps()) if self.exploding else 1.0
+        """Standard deviation of the initial latents; before `set_timesteps` at the last timestep of the training."""
+        if not self.exploding:
+            return 1.0
+        return self.solver.init_sigma(self._schedule or self.solver.schedule(sigmas=[self.sigmas[0].item(), 0.0]))
 
     def set_begin_index(self, begin_index: int = 0) -> None:
         """Begin the run at this entry of `timesteps`."""
@@ -353,6 +380,6 @@ def _chosen(config: Mapping[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in config.items() if k not in defaults and k != "_use_default_values"}
 
 
-def _all_fields() -> set[str]:
-    """The fields of all schedulers."""
-    return {field.name for kind in SCHEDULERS.values() for field in dataclasses.fields(kind.solver_class)}
+def _fields(*kinds: type[Scheduler]) -> set[str]:
+    """The fields of schedulers."""
+    return {field.name for kind in kinds for field in dataclasses.fields(kind.solver_class)}

@@ -95,8 +95,13 @@ class LCM:
         *,
         timesteps: Numbers | None = None,
         sigmas: Numbers | None = None,
+        strength: float = 1.0,
     ) -> tuple[LCMStep, ...]:
-        """The steps of a run. Custom timesteps off the distilled ones are taken with a warning, W-SOLVER-LCM."""
+        """The steps of a run. Custom timesteps off the distilled ones are taken with a warning, W-SOLVER-LCM.
+
+        With a `strength` below 1 the steps are chosen from that share of the distilled ones, the least noisy; of custom
+        timesteps it is the share that is run.
+        """
         check_choice(num_steps, timesteps, sigmas)
         refuse_custom(self, sigmas=sigmas)
         known = self._distilled()
@@ -106,7 +111,9 @@ class LCM:
             if strange:
                 listed = ", ".join(map(str, strange[:6]))
                 warn("W-SOLVER-LCM", f"The LCM network was not distilled on the timesteps {listed}.", stacklevel=3)
+            told = _last(told, strength)
         else:
+            known = _last(known, strength)
             num_steps = checked_count(num_steps, len(known))
             told = known[np.floor(np.linspace(0, len(known), num_steps, endpoint=False)).astype(np.int64)]
         abar = self.signal
@@ -162,3 +169,16 @@ class LCM:
         raw = kept_in_range(to_x0(output, x, step.alpha, step.sigma, self.prediction_type), self)
         x0 = step.c_out * raw + step.c_skip * x
         return Update(x0 if step.is_last else step.alpha_next * x0 + step.sigma_next * noise(), x0, None)
+
+
+def _last(timesteps: np.ndarray, share: float) -> np.ndarray:
+    """The last of some timesteps, a share of them rounded down; E-STRENGTH where that is none, or more than all."""
+    count = int(len(timesteps) * share) if 0 < share <= 1 else 0
+    if count == 0:
+        raise InputError(
+            "E-STRENGTH",
+            f"strength={share} is no share of {len(timesteps)} timesteps.",
+            "",
+            "Use more than 0, up to 1.",
+        )
+    return timesteps[-count:]
