@@ -10,9 +10,12 @@ import difflib
 import json
 import secrets
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from inspect import formatannotation
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Any, TypeVar
+from types import UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from vivant.errors import InputError, LoadError
 
@@ -72,6 +75,8 @@ def only(*allowed: Any, default: Any = ...) -> Any:
 def read(cls: type[T], raw: Mapping[str, Any], *, keep_unknown: bool = False) -> tuple[T, Config]:
     """Check `raw` against the dataclass `cls`.
 
+    Values have to be of the annotated types; a float that is whole counts as an int and becomes one (1000.0 is 1000).
+
     Args:
         cls: frozen dataclass whose fields equal the JSON fields.
         raw: the JSON object. Keys that start with ``_`` are metadata and never checked.
@@ -81,7 +86,8 @@ def read(cls: type[T], raw: Mapping[str, Any], *, keep_unknown: bool = False) ->
         The typed value, and the full `Config` (defaults filled in, unknown null fields and metadata kept).
 
     Raises:
-        InputError: E-CONFIG-UNKNOWN for an unknown non-null field, E-CONFIG-VALUE for a value not implemented.
+        InputError: E-CONFIG-UNKNOWN for an unknown non-null field, E-CONFIG-VALUE for a value that is not implemented
+            or of another type.
     """
     fields = {f.name: f for f in dataclasses.fields(cls) if f.init}  # pyright: ignore[reportArgumentType]
     known = {k: _freeze(v) for k, v in raw.items() if k in fields}
@@ -106,9 +112,47 @@ def read(cls: type[T], raw: Mapping[str, Any], *, keep_unknown: bool = False) ->
                 f"Implemented: {', '.join(map(repr, allowed))}.",
                 "Use a checkpoint of the Stable Diffusion 1.5 family.",
             )
+    hints = get_type_hints(cls)
+    for key, value in known.items():
+        try:
+            known[key] = _as(hints[key], value)
+        except TypeError:
+            kind = formatannotation(hints[key]).replace("tuple", "list")
+            raise InputError(
+                "E-CONFIG-VALUE", f"{_display(cls)} has {key} = {value!r}.", f"It must be {kind}."
+            ) from None
     typed = cls(**known)
     values = {name: getattr(typed, name) for name in fields}
     return typed, Config({**values, **unknown})
+
+
+def _as(kind: Any, value: Any) -> Any:
+    """`value` as the annotation `kind` admits it, numbers as Python's; TypeError if it does not."""
+    origin, options = get_origin(kind), get_args(kind)
+    if origin in (Union, UnionType):
+        for option in options:
+            with suppress(TypeError):
+                return _as(option, value)
+    elif origin is tuple:
+        kinds = options[:1] * len(value) if options[-1] is ... else options
+        if isinstance(value, tuple) and len(kinds) == len(value):
+            return tuple(map(_as, kinds, value))
+    elif kind in (int, float):  # of which a truth value is neither
+        number = as_python(value)
+        if type(number) is int or (type(number) is float and (kind is float or number.is_integer())):
+            return int(number) if kind is int else number
+    elif kind is Any or (value in options if origin is Literal else isinstance(value, origin or kind)):
+        return value
+    raise TypeError
+
+
+def check_groups(name: str, num_groups: int, channels: tuple[int, ...]) -> None:
+    """Refuse (E-CONFIG-VALUE) groups of a normalisation that do not divide every number of channels."""
+    if num_groups < 1 or any(channel % num_groups for channel in channels):
+        listed = ", ".join(map(str, channels))
+        raise InputError(
+            "E-CONFIG-VALUE", f"{name} = {num_groups} does not divide all of block_out_channels: {listed}."
+        )
 
 
 def _display(cls: type) -> str:

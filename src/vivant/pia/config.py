@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from vivant.config import only
+from vivant.config import check_groups, only
 from vivant.errors import InputError
 
 PerBlock = int | tuple[int, ...]
@@ -87,6 +87,7 @@ class UNet2DConditionConfig:
         _check_blocks(self.down_block_types, ("CrossAttnDownBlock2D", "DownBlock2D"), "down_block_types")
         _check_blocks(self.up_block_types, ("CrossAttnUpBlock2D", "UpBlock2D"), "up_block_types")
         _check_lengths(self.block_out_channels, self.down_block_types, self.up_block_types)
+        check_groups("norm_num_groups", self.norm_num_groups, self.block_out_channels)
 
     @property
     def heads(self) -> tuple[int, ...]:
@@ -136,6 +137,7 @@ class UNetMotionConfig:
         _check_blocks(self.down_block_types, ("CrossAttnDownBlockMotion", "DownBlockMotion"), "down_block_types")
         _check_blocks(self.up_block_types, ("CrossAttnUpBlockMotion", "UpBlockMotion"), "up_block_types")
         _check_lengths(self.block_out_channels, self.down_block_types, self.up_block_types)
+        check_groups("norm_num_groups", self.norm_num_groups, self.block_out_channels)
 
     @property
     def heads(self) -> tuple[int, ...]:
@@ -157,6 +159,9 @@ class MotionAdapterConfig:
     motion_max_seq_length: int = 32
     use_motion_mid_block: bool = True
     conv_in_channels: int | None = None
+
+    def __post_init__(self):
+        check_groups("motion_norm_num_groups", self.motion_norm_num_groups, self.block_out_channels)
 
 
 def _check_blocks(kinds: tuple[str, ...], allowed: tuple[str, ...], name: str) -> None:

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vivant.attention import attend
-from vivant.config import only
+from vivant.config import check_groups, only
 from vivant.errors import InputError
 from vivant.hub.model import Model
 from vivant.rng import Rng
@@ -62,6 +62,7 @@ class AutoencoderKLConfig:
                 "Implemented is one DownEncoderBlock2D and one UpDecoderBlock2D for each entry of block_out_channels.",
                 "Use a checkpoint of the Stable Diffusion 1.5 family.",
             )
+        check_groups("norm_num_groups", self.norm_num_groups, self.block_out_channels)
 
 
 @dataclass(frozen=True, eq=False)
