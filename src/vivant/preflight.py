@@ -1,8 +1,7 @@
-"""What can be refused before any tensor is read: models that do not go together, parameters, pictures, output files."""
+"""What can be refused before any tensor is read: models that do not go together, parameters, pictures."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from os import PathLike
 from pathlib import Path
 from secrets import randbits
 from typing import Any, Self
@@ -15,7 +14,6 @@ from vivant.hub.load import WEIGHTS
 from vivant.hub.repo import MODEL, TRANSFORMERS, Source, locate, pick_weights
 from vivant.media.recipe import encode_recipe
 from vivant.media.still import Still, natural_size, read_still
-from vivant.media.video import check_output
 from vivant.pia.assemble import check_family, check_together, two_adapters
 from vivant.pia.config import MotionAdapterConfig, UNet2DConditionConfig, UNetMotionConfig, check_frames
 from vivant.pia.generate import schedules
@@ -265,32 +263,19 @@ def _decided(request: PIARequest, still: Still) -> PIARequest:
     )
 
 
-def check_animate(
-    image: Any,
-    prompt: Any,
-    output: str | PathLike[str] | None = None,
-    overwrite: bool = False,
-    *,
-    limits: Limits | None = None,
-    **parameters: Any,
-) -> PIARequest:
-    """Refuse bad input before anything heavy is loaded: parameters, pictures and output file.
+def check_animate(image: Any, prompt: Any, *, limits: Limits | None = None, **parameters: Any) -> PIARequest:
+    """Refuse bad input before anything heavy is loaded: parameters and pictures.
 
     Args:
         image: as for `vivant.Animator.animate`.
         prompt: likewise.
-        output: where the clip will be written.
-        overwrite: whether it may replace a file.
         limits: of the models, see `Models.find`.
         parameters: the other fields of `vivant.request.PIARequest`.
 
     Returns:
         The request as `Animator.animate` will read it.
     """
-    request = check_request(parameters, prompt, read_stills(image), DDIMScheduler(**SCHEDULER).solver, limits)
-    if output is not None:
-        check_output(output, overwrite=overwrite, fps=request.fps)
-    return request
+    return check_request(parameters, prompt, read_stills(image), DDIMScheduler(**SCHEDULER).solver, limits)
 
 
 def read_stills(image: Any) -> list[Still]:

@@ -67,12 +67,14 @@ def test_the_progress_bar_shows_steps_time_and_memory(animate: Vivant, monkeypat
     assert "left" not in animate("--overwrite", "--json").err
 
 
-def test_the_size_is_the_pictures_and_the_negative_prompt_pias_own(animate: Vivant):
+def test_the_size_is_the_pictures_and_the_negative_prompt_pias_own(vivant_: Vivant, models: Path):
     Image.fromarray(photos.astronaut()).resize((101, 75)).save("odd.png")
-    recipe = animate("--json", "--size", "96x72", photo="odd.png").json["recipe"]
-    assert recipe["request"]["negative_prompt"] == NEGATIVE_PROMPT
-    found = read_recipe("a.mp4")["request"]
+    given = ["--base", str(models / "base"), "--motion-adapter", str(models / "adapter"), "--steps", "1"]
+    ran = vivant_("animate", "odd.png", "cat", *given, "--frames", "3", "-o", "a.gif", "--json")
+    assert ran.json["recipe"]["request"]["negative_prompt"] == NEGATIVE_PROMPT
+    found = read_recipe("a.gif")["request"]
     assert (found["width"], found["height"]) == (96, 72)
+    assert (probe("a.gif").width, probe("a.gif").height) == (96, 72)
 
 
 def test_models_from_the_hub_cache(vivant_: Vivant, models: Path):
@@ -308,6 +310,15 @@ def test_info(animate: Vivant, vivant_: Vivant):
     assert found["clip"] | {"fps_exact": "8/1"} == found["clip"]
     assert found["recipe"] == read_recipe("a.gif")
     assert vivant_("info", "a.gif.json", "--json").json["recipe"]["request"]["seed"] == 7
+
+
+def test_info_of_folders(animate: Vivant, vivant_: Vivant, monkeypatch: pytest.MonkeyPatch):
+    animate("--steps", "1", output="frames/")
+    os.remove("frames.json")
+    assert vivant_("info", "frames", "--json").json["recipe"]["request"]["seed"] == 7
+    monkeypatch.chdir("frames")
+    assert vivant_("info", ".", "--json").json["recipe"]["request"]["seed"] == 7
+    assert vivant_("info", "x" * 300, "--json").json["error"]["code"] == "E-CLIP-MISSING"
 
 
 def test_info_without_a_recipe_and_without_a_clip(vivant_: Vivant):

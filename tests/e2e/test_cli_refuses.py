@@ -106,6 +106,11 @@ REFUSED: list[tuple[Sequence[str], str, Code]] = [
     (["-o", "./a.mp4"], "E-OUTPUT-TWICE", Code.OUTPUT),
     (["-o", "a.gif", "--fps", "60"], "E-OUTPUT-FPS", Code.INPUT),
     (["-o", "old.mp4"], "E-OUTPUT-EXISTS", Code.OUTPUT),
+    (["-o", "."], "E-OUTPUT-SUFFIX", Code.INPUT),
+    (["-o", "./", "--num-videos", "2"], "E-OUTPUT-SUFFIX", Code.INPUT),
+    (["-o", "..", "--num-videos", "2"], "E-OUTPUT-SUFFIX", Code.INPUT),
+    (["-o", "x" * 300 + ".gif"], "E-OUTPUT-WRITE", Code.OUTPUT),
+    (["-o", "x" * 300, "--num-videos", "2"], "E-OUTPUT-SUFFIX", Code.INPUT),
     (["-o", "noted.mp4"], "E-OUTPUT-EXISTS", Code.OUTPUT),
     (["--no-such-option"], "E-USAGE", Code.INPUT),
     (["--frames", "many"], "E-USAGE", Code.INPUT),
@@ -127,6 +132,22 @@ def test_parameters_that_are_refused(
     assert (ran.json["error"]["code"], ran.code) == (code, leave)
     assert not no_weights
     assert sorted(os.listdir()) == before
+
+
+def test_a_folder_is_not_replaced_while_something_in_it_is_read_or_written(animate: Vivant, no_weights: list[Path]):
+    Path("seq").mkdir()
+    Path("photo.png").rename("seq/frame_00000.png")
+    Path("seq/frame_00001.png").symlink_to(Path("seq/frame_00000.png").absolute())
+    Path("beside.png").symlink_to("seq/frame_00000.png")
+    for photo in ("seq/frame_00000.png", "seq/frame_00001.png", "beside.png"):
+        ran = animate("--json", "-o", "seq/", "--overwrite", photo=photo)
+        assert (ran.code, ran.json["error"]["code"]) == (Code.OUTPUT, "E-OUTPUT-TWICE"), photo
+    Path("other").mkdir()
+    for outputs in (["-o", "other/", "-o", "other/a.gif"], ["-o", "other/a.gif", "-o", "other/"]):
+        ran = animate("--json", *outputs, "--overwrite", photo="beside.png")
+        assert (ran.code, ran.json["error"]["code"]) == (Code.OUTPUT, "E-OUTPUT-TWICE"), outputs
+    assert len(os.listdir("seq")) == 2
+    assert not no_weights
 
 
 def test_prompts_that_are_refused(animate: Vivant, no_weights: list[Path]):

@@ -2,6 +2,9 @@
 
 import json
 import os
+import sys
+import types
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +16,7 @@ from PIL import Image
 import tiny_repo
 from commands import ADAPTER_ID, BASE_ID, Vivant
 from vivant.cli.screen import Code
+from vivant.media import still
 from vivant.media.recipe import image_digest, read_recipe, sidecar_of
 from vivant.media.video import probe, read_clip
 from vivant.request import PIARequest
@@ -132,6 +136,108 @@ def test_redo_takes_no_local_folder_for_a_hub_id(vivant_: Vivant):
     assert vivant_("redo", "a.gif.json", "--json").json["error"]["code"] == "E-REDO-MODEL"
 
 
+def test_redo_of_a_folder_of_frames(animate: Vivant, redo: Vivant, monkeypatch: pytest.MonkeyPatch):
+    animate("--steps", "1", output="frames/")
+    os.remove("frames.json")
+    assert redo("frames").json["outputs"][0]["path"] == "frames-redo/"
+    monkeypatch.chdir("frames")
+    ran = redo(".", "--overwrite")
+    assert (ran.code, ran.json["same"]) == (Code.OK, True), ran.out
+    assert (read_clip("../frames-redo")[0] == read_clip(".")[0]).all()
+
+
+def test_redo_keeps_no_other_picture_and_leaves_the_clip_alone(
+    animate: Vivant, redo: Vivant, monkeypatch: pytest.MonkeyPatch
+):
+    animate("--steps", "1", "--size", "96x80", output="a.gif")
+    for i, name in enumerate("bcdef"):
+        Image.new("RGB", (96, 80), (i, 0, 0)).save(f"{name}.png")
+    read_still = still.read_still
+    names: list[str] = []
+    images: list[weakref.ref[Image.Image]] = []
+    most = 0
+
+    def watched(path: Path) -> still.Still:
+        nonlocal most
+        read = read_still(path)
+        names.append(path.name)
+        images.append(weakref.ref(read.image))
+        most = max(most, sum(image() is not None for image in images))
+        return read
+
+    monkeypatch.setattr(still, "read_still", watched)
+    ran = redo("a.gif")
+    assert ran.json["same"]
+    assert ran.json["warnings"] == [], "the clip is an animation, and no picture to look at"
+    assert names == ["b.png", "c.png", "d.png", "e.png", "f.png", "photo.png"]
+    assert most <= 2, "one that was read, and the next one"
+
+
+def test_redo_finds_a_heic(redo: Vivant, monkeypatch: pytest.MonkeyPatch, no_weights: list[Path]):
+    photo = Image.open("photo.png")
+    photo.load()
+
+    class HeifFile(Image.Image):
+        format = "HEIF"
+
+        def __init__(self, file: Any, name: str):
+            super().__init__()
+            self._mode, self._size, self.im = "RGB", photo.size, photo.im.copy()
+
+    def register() -> None:
+        Image.register_open("HEIF", HeifFile, lambda head: head[4:12] == b"ftypheic")  # pyright: ignore[reportArgumentType]
+
+    plugin = types.ModuleType("pillow_heif")
+    monkeypatch.setattr(plugin, "register_heif_opener", register, raising=False)
+    monkeypatch.setitem(sys.modules, "pillow_heif", plugin)
+    monkeypatch.setattr(Image, "ID", [*Image.ID])
+    monkeypatch.setattr(Image, "OPEN", {**Image.OPEN})
+    Path("a.gif.json").write_text(json.dumps(_recipe()))
+    os.remove("photo.png")
+    Path("photo.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(100))
+    redo("a.gif.json")
+    assert no_weights, "all but the weights was found"
+
+
+def test_a_folder_that_may_not_be_listed_holds_no_picture(redo: Vivant, monkeypatch: pytest.MonkeyPatch):
+    Path("a.gif.json").write_text(json.dumps(_recipe()))
+
+    def denied(self: Path) -> Any:
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "iterdir", denied)
+    assert redo("a.gif.json").json["error"]["code"] == "E-REDO-IMAGE"
+
+
+def test_redo_does_not_replace_what_it_reads(redo: Vivant, monkeypatch: pytest.MonkeyPatch, no_weights: list[Path]):
+    Path("a.gif.json").write_text(json.dumps(_recipe()))
+    Path("seq").mkdir()
+    picture = Path("photo.png").rename(Path("seq/frame_00000.png").absolute())
+    monkeypatch.chdir("seq")
+    for args in (["-o", "../seq/"], ["-o", "../seq/", "--image", picture.name], ["-o", "../a.gif"]):
+        ran = redo("../a.gif.json", *args, "--overwrite")
+        assert (ran.code, ran.json["error"]["code"]) == (Code.OUTPUT, "E-OUTPUT-TWICE"), args
+    assert not no_weights
+    assert picture.is_file()
+
+
+def test_redo_asks_the_recipes_own_solver(redo: Vivant, no_weights: list[Path]):
+    def answer(scheduler: dict[str, Any], **request: Any) -> str:
+        recipe = _recipe()
+        recipe["models"]["scheduler"] = scheduler
+        recipe["request"].update(request)
+        Path("a.gif.json").write_text(json.dumps(recipe))
+        return redo("a.gif.json").json["error"]["code"]
+
+    assert answer({"_class_name": "EulerDiscreteScheduler"}, eta=0.5) == "E-ETA-UNUSED"
+    few = {"_class_name": "DDIMScheduler", "num_train_timesteps": 50}
+    assert answer(few, num_inference_steps=60) == "E-SOLVER-STEPS"
+    assert not no_weights
+    trailing = {"_class_name": "DDIMScheduler", "timestep_spacing": "trailing"}
+    assert answer(trailing, num_inference_steps=1000) == "E-UNEXPECTED"
+    assert no_weights, "the preset could not make so many steps, and it is not asked"
+
+
 def _deep() -> Any:
     value: Any = 1
     for _ in range(200):
@@ -151,8 +257,12 @@ HOSTILE: list[tuple[Callable[[dict[str, Any]], Any], str]] = [
     (lambda r: r.update(vivant=2), "E-RECIPE-SCHEME"),
     (lambda r: r["image"].update(sizes=[[1]]), "E-RECIPE-FIELD"),
     (lambda r: r["image"].update(sizes=[["a", "b"]]), "E-RECIPE-FIELD"),
-    (lambda r: r["models"].update(base={"hub": "../../etc"}), "E-REPO-MISSING"),
-    (lambda r: r["models"].update(base={"hub": "/etc/passwd"}), "E-REDO-MODEL"),
+    (lambda r: r["models"].update(base={"hub": "../../etc"}), "E-RECIPE-FIELD"),
+    (lambda r: r["models"].update(base={"hub": "/etc/passwd"}), "E-RECIPE-FIELD"),
+    (lambda r: r["models"].update(base={"hub": "https://example.org/a/b"}), "E-RECIPE-FIELD"),
+    (lambda r: r["models"].update(motion_adapter={"hub": "a" * 5000}), "E-RECIPE-FIELD"),
+    (lambda r: r["models"].update(base={"hub": "", "folder": "x"}), "E-RECIPE-FIELD"),
+    (lambda r: r["models"].update(base={}), "E-RECIPE-FIELD"),
     (lambda r: r["models"].update(base={"hub": "a/b", "revision": "../../x"}), "E-REPO-PATH"),
     (lambda r: r["models"].update(variant="../../x"), "E-REDO-FETCH"),
     (lambda r: r["models"].update(dtype="float64"), "E-RECIPE-FIELD"),

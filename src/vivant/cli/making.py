@@ -1,8 +1,10 @@
 """What `animate` and `redo` have in common: check, load, animate, write, and say so. Imports torch."""
 
+import os
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from itertools import product
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from vivant.api import Animator, Result
 from vivant.cli.screen import Screen, code_of, duration, error_json, print_json, size, stoppable, unstoppable
 from vivant.errors import OutputError, VivantError
 from vivant.freeinit import FreeInit
+from vivant.media.recipe import sidecar_of
 from vivant.media.still import Still, read_still
 from vivant.media.video import check_output
 from vivant.pia.freeu import FreeU
@@ -132,9 +135,11 @@ def numbered(outputs: Sequence[str], k: int, count: int) -> list[str]:
 
 
 def _numbered(spelled: str, k: int) -> str:
-    if spelled.endswith("/") or Path(spelled).is_dir():
-        return f"{spelled.rstrip('/')}-{k}/"
     path = Path(spelled)
+    if path.name in ("", ".."):  # refused later, as it is
+        return spelled
+    if spelled.endswith("/") or os.path.isdir(path):
+        return f"{spelled.rstrip('/')}-{k}/"
     return str(path.with_name(f"{path.stem}-{k}{path.suffix}"))
 
 
@@ -143,16 +148,25 @@ def check_targets(
 ) -> None:
     """Refuse paths that cannot be written, name one file twice, or would replace a file that is read.
 
+    A folder of frames is replaced with all that is in it, so that nothing else may be read or written there.
+
     Raises:
         InputError, OutputError: as `vivant.media.video.check_output`; E-OUTPUT-TWICE.
     """
     taken = {Path(source).resolve(): "is read" for source in sources if "://" not in str(source)}
     for path in paths:
-        check_output(path, overwrite=overwrite, fps=fps)
-        place = Path(path).resolve()
-        if place in taken:
-            raise OutputError("E-OUTPUT-TWICE", f"{path} {taken[place]} too.", "", "Choose another name.")
-        taken[place] = "is written"
+        target = check_output(path, overwrite=overwrite, fps=fps)
+        places = target.resolve(), sidecar_of(target).resolve()
+        for place, (other, use) in product(places, taken.items()):
+            written_around = use == "is written" and other in place.parents
+            if place == other or place in other.parents or written_around:
+                raise OutputError(
+                    "E-OUTPUT-TWICE",
+                    f"{place} would be written, and {other} {use} too.",
+                    "One is the other, or lies in it.",
+                    "Choose another name.",
+                )
+        taken |= dict.fromkeys(places, "is written")
 
 
 def write(

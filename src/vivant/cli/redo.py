@@ -20,7 +20,10 @@ if TYPE_CHECKING:
     from vivant.request import PIARequest
     from vivant.schedulers import Scheduler
 
-PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".heic", ".jp2", ".ppm")
+PICTURES = (
+    *(".png", ".jpg", ".jpeg", ".jp2", ".webp", ".avif", ".heic", ".heif"),
+    *(".gif", ".bmp", ".tif", ".tiff", ".ppm"),
+)
 MAX_FILES = 2000
 MAX_TRAINING_STEPS = 10_000
 # What is wrong with a source of which only a part, or nothing, is in the cache.
@@ -86,15 +89,16 @@ def redo(
     with reporting(json) as screen:
         from vivant.cli import making
         from vivant.media.recipe import read_recipe
-        from vivant.preflight import check_animate
+        from vivant.preflight import check_request
 
         recipe = parse(read_recipe(file))
         outputs = output or [default_output(file)]
-        stills = find_pictures(recipe, image, Path(file))
-        making.check_targets(outputs, [file, *(image or [])], overwrite, recipe.request.fps)
+        pictures = find_pictures(recipe, image, Path(file))
+        making.check_targets(outputs, [file, *(path for path, _ in pictures)], overwrite, recipe.request.fps)
+        stills = [still for _, still in pictures]
         loading = making.Loading(
             base=_source("base", base, recipe.base),
-            motion_adapter=_adapter_source(base, motion_adapter, recipe.adapter),
+            motion_adapter=_adapter_source(motion_adapter, recipe.adapter),
             numerics=recipe.numerics,
             dtype=recipe.dtype,
             device=device or recipe.device,
@@ -110,8 +114,7 @@ def redo(
             named.append(recipe.adapter)
         loading = settle(screen, loading, [origin.hub for origin in named if origin.hub], yes)
         fields = {name: getattr(recipe.request, name) for name in recipe.request.__dataclass_fields__}
-        parameters = {name: value for name, value in fields.items() if name != "prompt"}
-        check_animate(stills, recipe.request.prompt, limits=loading.check().limits, **parameters)
+        check_request(fields, recipe.request.prompt, stills, recipe.scheduler.solver, loading.check().limits)
         with stoppable() as stopped:
             animator = loading.load(screen)
             animator.pipeline.scheduler = recipe.scheduler
@@ -225,9 +228,14 @@ def _named_texts(values: Mapping[str, Any], name: str) -> dict[str, str]:
 
 
 def _origin(value: object, name: str) -> Origin:
-    if not isinstance(value, dict) or not (isinstance(value.get("hub"), str) or isinstance(value.get("folder"), str)):
+    from vivant.hub.repo import is_hub_id
+
+    if not isinstance(value, dict):
         raise _wrong(name, value)
-    return Origin(_optional(value, "hub"), _optional(value, "revision"), _optional(value, "folder"))
+    hub, revision, folder = (_optional(value, field) for field in Origin._fields)
+    if (folder is None) if hub is None else not is_hub_id(hub):
+        raise _wrong(name, value)
+    return Origin(hub, revision, folder)
 
 
 def _scheduler(config: Mapping[str, Any]) -> "Scheduler":
@@ -244,8 +252,10 @@ def _scheduler(config: Mapping[str, Any]) -> "Scheduler":
 
 def default_output(file: str) -> str:
     """cat.mp4 and cat.mp4.json are made again as cat-redo.mp4."""
-    is_folder = Path(file).is_dir()
-    path = Path(file)
+    from vivant.media.recipe import named
+
+    path = named(file)
+    is_folder = path.is_dir()
     if path.suffix.lower() == ".json":
         path = path.with_suffix("")
     if is_folder or not path.suffix:
@@ -253,8 +263,8 @@ def default_output(file: str) -> str:
     return str(path.with_name(f"{path.stem}-redo{path.suffix}"))
 
 
-def find_pictures(recipe: Recipe, given: list[str] | None, file: Path) -> "list[Still]":
-    """The pictures of a recipe, known by their content.
+def find_pictures(recipe: Recipe, given: list[str] | None, file: Path) -> "list[tuple[str | Path, Still]]":
+    """The pictures of a recipe, known by their content, and where each lies.
 
     Raises:
         InputError: E-REDO-IMAGE.
@@ -271,14 +281,16 @@ def find_pictures(recipe: Recipe, given: list[str] | None, file: Path) -> "list[
                 f"Its size was {' and '.join(f'{w} x {h}' for w, h in recipe.sizes)}.",
                 "Give the original, not a copy that was resized or compressed again.",
             )
-        return stills
-    found: dict[str, Still] = {}
+        return list(zip(given, stills, strict=True))
+    found: dict[str, tuple[Path, Still]] = {}
     for path in _pictures_beside(file, recipe.sizes):
         try:
             still = read_still(path)
         except VivantError:
             continue
-        found.setdefault(image_digest(still.image), still)
+        digest = image_digest(still.image)
+        if digest in recipe.pictures:  # whatever else is of that size is not kept in memory
+            found.setdefault(digest, (path, still))
         if found.keys() >= set(recipe.pictures):
             return [found[digest] for digest in recipe.pictures]
     raise InputError(
@@ -291,16 +303,20 @@ def find_pictures(recipe: Recipe, given: list[str] | None, file: Path) -> "list[
 
 def _pictures_beside(file: Path, sizes: tuple[tuple[int, int], ...]) -> Iterator[Path]:
     """Pictures of the right size, turned or not, beside a file and in the current folder."""
-    from PIL import Image
+    from vivant.media.still import declared_size
 
     wanted = {frozenset(size) for size in sizes}
-    for folder in dict.fromkeys((file.resolve().parent, Path.cwd())):
-        for path in islice(sorted(folder.iterdir()), MAX_FILES):
-            if path.suffix.lower() not in PICTURES or not path.is_file():
+    clip = file.resolve()
+    for folder in dict.fromkeys((clip.parent, Path.cwd())):
+        try:
+            held = sorted(folder.iterdir())
+        except OSError:  # it may be entered and not listed
+            continue
+        for path in islice(held, MAX_FILES):
+            if path.suffix.lower() not in PICTURES or path == clip:
                 continue
             try:
-                with Image.open(path) as image:
-                    size = frozenset(image.size)
+                size = frozenset(declared_size(path))
             except Exception:  # whatever a damaged file makes a reader raise, it is not the picture
                 continue
             if size in wanted:
@@ -327,7 +343,7 @@ def _source(name: str, given: str | None, origin: Origin) -> str:
     return origin.hub
 
 
-def _adapter_source(base: str | None, given: str | None, origin: Origin | None) -> str | None:
+def _adapter_source(given: str | None, origin: Origin | None) -> str | None:
     if origin is None:  # the base held the motion modules
         return given
     return _source("motion_adapter", given, origin)

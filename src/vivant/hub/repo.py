@@ -231,13 +231,18 @@ def _local_folder(source: str | Path) -> Path | None:
     return path if os.path.isdir(path) else None
 
 
+def is_hub_id(text: str) -> bool:
+    """Whether a text has the form of a hub id: ``organisation/name``, or a name alone as the oldest have."""
+    return bool(_HUB_ID.fullmatch(text)) and not re.search(r"\.\.|--|^.{97}", text)
+
+
 def _checked_hub_id(source: Source) -> str:
     """A string that can only be a hub id."""
     name = str(source.source)
     url = re.match(r"https?://[^/]+/([\w.-]+/[\w.-]+)", name)
     if url:
         raise LoadError("E-REPO-PATH", f"{name} is an address, not a hub id.", "", f"Give {url[1]!r}.")
-    if isinstance(source.source, Path) or not _HUB_ID.fullmatch(name) or re.search(r"\.\.|--|^.{97}", name):
+    if isinstance(source.source, Path) or not is_hub_id(name):
         raise LoadError(
             "E-REPO-MISSING",
             f"There is no folder {name}.",
