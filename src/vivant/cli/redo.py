@@ -63,7 +63,7 @@ class Recipe:
 
 
 def redo(
-    file: Annotated[str, Argument(help="A clip of vivant, or its recipe (.json).")],
+    file: Annotated[str, Argument(help="A clip of vivant, a folder of its frames, or its recipe (.json).")],
     image: Annotated[
         list[str] | None,
         Option("--image", help="The picture; if not given, it is looked for beside the file. Once for each picture."),
