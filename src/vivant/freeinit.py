@@ -6,6 +6,7 @@ arithmetic in variance-preserving space: a solver that works in sigma space mult
 """
 
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from numbers import Real
@@ -189,5 +190,5 @@ def last_signal_timestep(alphas_cumprod: Sequence[float] | Float[Tensor, " steps
 
 
 def _is_finite(value: object) -> bool:
-    """Whether `value` is an ordinary number: True is none, nor are NaN and infinity."""
-    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    """Whether `value` is an ordinary number: True is none, nor are NaN, infinity and what no float can hold."""
+    return isinstance(value, Real) and not isinstance(value, bool) and abs(value) <= sys.float_info.max

@@ -36,7 +36,7 @@ def cfg_image(
         image: prediction with the picture alone.
         text: prediction with the picture and the prompt.
         image_scale: how strongly to follow the picture.
-        text_scale: how strongly to follow the prompt.
+        text_scale: how strongly to follow the prompt; 1 follows it as it is, 0 not at all.
     """
     if image_scale == 1:
         return cfg(image, text, text_scale)

@@ -42,7 +42,7 @@ class PIARequest:
         height, width: size in pixels, multiples of 8. None is the model's own size.
         fit: how a picture of another shape is brought to that size.
         num_inference_steps: denoising steps (of each FreeInit iteration).
-        guidance_scale: strength of the prompt; guidance is off at 1 and below.
+        guidance_scale: strength of the prompt; at 1 and below it is followed as it is.
         image_guidance_scale: separate strength of the picture, at the price of a third evaluation. None is off.
         strength: how far to move from the picture: 1 starts from noise, less starts from the noised picture.
         eta: share of fresh noise, for the solvers that have one (DDIM).

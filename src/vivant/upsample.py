@@ -51,7 +51,7 @@ class Upsample(nn.Module):
         weight = self.conv.weight
         if weight.is_inference():  # such tensors do not count their changes
             return sum_phases(weight)
-        state = (weight._version, weight.data_ptr(), weight.dtype, weight.device)
+        state = (weight._version, weight.data_ptr(), weight.dtype, weight.device, _checksum(weight))
         if self._known is None or self._known[0] is not weight or self._known[1] != state:
             self._known = (weight, state, sum_phases(weight))
         return self._known[2]
@@ -62,6 +62,18 @@ class Upsample(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_known": None}  # copies and pickles carry the weight only
+
+
+def _checksum(weight: Float[Tensor, "d c 3 3"]) -> int:
+    """Sum of the squares of the weight's bits, in words that wrap around: milliseconds for the largest convolution.
+
+    Writing through `weight.data`, as code that averages weights does, is not counted in a tensor's version.
+    """
+    dense = weight.is_contiguous() or weight.is_contiguous(memory_format=torch.channels_last)
+    flat = weight.as_strided((weight.numel(),), (1,)) if dense else weight.flatten()
+    words = flat.numel() * flat.itemsize % 8 == 0 and flat.storage_offset() * flat.itemsize % 8 == 0
+    bits = flat.view(torch.int64 if words else torch.uint8).long()
+    return 0 if bits.is_meta else int((bits * bits).sum().item())
 
 
 # The taps of three that meet the first and the second pixel, at an even and at an odd place. A result at 2i sees the

@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 from PIL import Image
 from skimage import data as photos
-from torch._inductor.exc import InvalidCxxCompiler
 
 import tiny_repo
 import vivant
@@ -231,16 +230,6 @@ def test_a_fault_of_ours_has_a_code_and_a_traceback(animate: Vivant, monkeypatch
 
     monkeypatch.setattr(vivant.api, "decode", full)
     assert animate("--json").json["error"]["code"] == "E-MEMORY"
-
-
-def test_without_a_compiler_the_error_says_so(animate: Vivant, monkeypatch: pytest.MonkeyPatch):
-    def uncompiled(vae: Any, latents: Any) -> Any:
-        raise InvalidCxxCompiler
-
-    monkeypatch.setattr(vivant.api, "decode", uncompiled)
-    ran = animate("--json")
-    assert (ran.code, ran.json["error"]["code"]) == (Code.LOAD, "E-COMPILE")
-    assert "No working C++ compiler" in ran.json["error"]["why"]
 
 
 # ------------------------------------------------------------------------------------------------------------- ending

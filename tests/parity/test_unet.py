@@ -236,6 +236,28 @@ def test_a_file_of_another_network_is_refused(tmp_path):
     assert "attn2" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("rows", "channels", "text_channels", "timesteps", "code"),
+    [
+        (3, 9, tiny.TEXT_DIM, 1, "E-PROMPT-EMBEDS-SHAPE"),  # in a batch of 2 torch would read them as whole blocks
+        (4, 9, tiny.TEXT_DIM, 1, "E-PROMPT-EMBEDS-SHAPE"),
+        (1, 9, tiny.TEXT_DIM, 1, "E-PROMPT-EMBEDS-SHAPE"),
+        (2, 9, tiny.TEXT_DIM + 1, 1, "E-PROMPT-EMBEDS-SHAPE"),
+        (2, 4, tiny.TEXT_DIM, 1, "E-LATENTS-SHAPE"),
+        (2, 9, tiny.TEXT_DIM, 3, "E-TIMESTEPS-SHAPE"),
+    ],
+)
+def test_parts_that_do_not_belong_together_are_refused(rows, channels, text_channels, timesteps, code):
+    base, adapter = our_parts()
+    text, time = tiny.noise(rows, 3, text_channels), torch.arange(timesteps)
+    with pytest.raises(InputError) as caught:
+        UNetMotionModel.from_unet2d(base, adapter)(tiny.noise(2, channels, 5, 4, 4), time, text)
+    assert caught.value.code == code
+    with pytest.raises(InputError) as caught:
+        base(tiny.noise(2, channels - 5 if channels == 9 else 9, 4, 4), time, text)
+    assert caught.value.code == code
+
+
 def test_too_many_frames_are_refused():
     unet = UNetMotionModel.from_unet2d(*our_parts())
     with pytest.raises(InputError) as caught:

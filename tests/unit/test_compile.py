@@ -6,10 +6,12 @@ import shutil
 import pytest
 import torch
 from torch._dynamo.utils import counters
+from torch._inductor.exc import InvalidCxxCompiler
 
 import tiny
 import tiny_pia
 from tolerances import assert_parity
+from vivant.errors import MissingPackage
 from vivant.pia.compile import compile_unet, freezes
 
 pytestmark = [
@@ -35,3 +37,19 @@ def test_the_compiled_network_predicts_the_same_and_its_weights_are_packed():
 def test_only_processors_freeze():
     assert freezes("cpu")
     assert not freezes("cuda")
+
+
+def test_a_machine_that_cannot_compile_says_so_at_the_first_prediction(monkeypatch):
+    """Compiling is put off until then."""
+    unet = copy.deepcopy(tiny_pia.unet("original"))
+    x, text = tiny.noise(2, 9, 3, 6, 10), unet.read_text(tiny.noise(2, tiny.TOKENS, tiny.TEXT_DIM, seed=1))
+
+    def refuse(*args, **kwargs):
+        raise InvalidCxxCompiler
+
+    compile_unet(unet)
+    torch.compiler.reset()
+    monkeypatch.setattr("torch._inductor.cpp_builder.get_cpp_compiler", refuse)
+    with pytest.raises(MissingPackage) as caught, torch.no_grad():
+        unet.predict(x, torch.tensor([500]), text)
+    assert caught.value.code == "E-COMPILE"

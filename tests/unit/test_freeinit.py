@@ -183,10 +183,12 @@ def test_fast_sampling_counts_like_the_reference_and_without_its_rounding():
         ("E-FREEINIT-ITERATIONS", {"num_iters": True}),
         ("E-FREEINIT-ORDER", {"order": 0.0}),
         ("E-FREEINIT-ORDER", {"order": math.nan}),
+        ("E-FREEINIT-ORDER", {"order": 10**400}),
         ("E-FREEINIT-FREQUENCY", {"spatial_stop_frequency": -0.1}),
         ("E-FREEINIT-FREQUENCY", {"spatial_stop_frequency": 1e-9}),
         ("E-FREEINIT-FREQUENCY", {"temporal_stop_frequency": 1.1}),
         ("E-FREEINIT-FREQUENCY", {"temporal_stop_frequency": math.nan}),
+        ("E-FREEINIT-FREQUENCY", {"temporal_stop_frequency": 10**400}),
     ],
 )
 def test_settings_out_of_range_are_refused(code: str, values: dict[str, Any]):

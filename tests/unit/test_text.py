@@ -208,6 +208,34 @@ def test_text_encoders_are_read_strictly(folder, tmp_path, change):
         clip.load_text_encoder(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("config", "code"),
+    [
+        (None, "E-FILE-MISSING"),
+        ("{", "E-JSON-BROKEN"),
+        ("[]", "E-JSON-BROKEN"),
+        ('{"hidden_size": "wide"}', "E-CONFIG-VALUE"),
+        ('{"hidden_size": 10, "num_attention_heads": 3}', "E-CONFIG-VALUE"),
+        ('{"num_hidden_layers": null}', "E-CONFIG-VALUE"),
+        ('{"text_config": 3}', "E-CONFIG-VALUE"),
+    ],
+)
+def test_a_text_encoder_needs_its_configuration(folder, tmp_path, config, code):
+    save_file(published(folder), tmp_path / "model.safetensors")
+    if config is not None:
+        (tmp_path / "config.json").write_text(config)
+    with pytest.raises(LoadError) as caught:
+        clip.load_text_encoder(tmp_path)
+    assert caught.value.code == code
+
+
+def test_the_text_half_of_the_configuration_of_a_whole_clip(folder, tmp_path):
+    values = json.loads((folder / "text_encoder" / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "clip", "text_config": values}))
+    save_file(published(folder), tmp_path / "model.safetensors")
+    assert clip.load_text_encoder(tmp_path).config.hidden_size == values["hidden_size"]
+
+
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16])
 def test_variant_and_data_type(tmp_path, dtype):
     half = tiny_repo.text_encoder().half()

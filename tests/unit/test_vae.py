@@ -98,7 +98,7 @@ def test_the_layout_is_kept(dtype):
 
 
 def _assign(layer):
-    layer.conv.weight = torch.nn.Parameter(tiny.noise(5, 5, 3, 3, seed=2))
+    layer.conv.weight = torch.nn.Parameter(tiny.noise(*layer.conv.weight.shape, seed=2))
 
 
 def _assign_on_the_same_memory(layer):
@@ -118,6 +118,7 @@ CHANGES = {
     "new data": lambda layer: setattr(layer.conv.weight, "data", layer.conv.weight.data * 3),
     "new parameter": _assign,
     "new parameter on the same memory": _assign_on_the_same_memory,
+    "written past its version": lambda layer: layer.conv.weight.data.mul_(-1),
     "cast": lambda layer: layer.double(),
     "cast to and fro": lambda layer: layer.bfloat16().float(),
 }
@@ -125,8 +126,9 @@ CHANGES = {
 
 @torch.no_grad()
 @pytest.mark.parametrize("change", CHANGES)
-def test_summed_weights_follow_the_weight(change):
-    layer, x = Upsample(5), tiny.noise(2, 5, 6, 7)
+@pytest.mark.parametrize("num_channels", [5, 8])
+def test_summed_weights_follow_the_weight(change, num_channels):
+    layer, x = Upsample(num_channels).to(memory_format=torch.channels_last), tiny.noise(2, num_channels, 6, 7)
     before = layer(x)
     assert_parity(before, plain(layer, x))
     assert layer.phases() is layer.phases()

@@ -241,6 +241,7 @@ def test_the_rate_of_uneven_times_is_their_mean():
         pytest.param(None, marks=pytest.mark.unchecked),
         True,
         1e9,
+        pytest.param(10**400, id="10**400"),
         1e-9,
     ],
 )

@@ -212,13 +212,6 @@ def _unexpected(error: Exception) -> VivantError:
             text.splitlines()[0],
             "Ask for a smaller size or fewer frames, or for bfloat16 (--dtype).",
         )
-    if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
-        return MissingPackage(
-            "E-COMPILE",
-            "torch cannot compile here.",
-            text.splitlines()[0],
-            "Install a C++ compiler, or leave --compile out: the result is the same.",
-        )
     return VivantError("E-UNEXPECTED", text, "This is a fault of vivant.", "Please report it with the lines above.")
 
 

@@ -54,7 +54,7 @@ def frames_hash(frames: Frames) -> str:
 def as_rate(fps: Rate) -> Fraction:
     """Frames a second as an exact fraction: 12.5 is 25/2, and NTSC's rate is Fraction(30000, 1001)."""
     allowed = f"A rate lies between {MIN_FPS} and {MAX_FPS}."
-    if isinstance(fps, bool) or not isinstance(fps, int | float | Fraction) or not math.isfinite(fps):
+    if isinstance(fps, bool) or not isinstance(fps, int | float | Fraction) or not abs(fps) < math.inf:
         raise InputError("E-OUTPUT-FPS", f"{fps!r} is not a number of frames a second.", allowed)
     # A float such as 8.1 means the short decimal, not its binary expansion; containers hold 16 bits of denominator.
     rate = Fraction(fps).limit_denominator(10_000)

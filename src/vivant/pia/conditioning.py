@@ -45,7 +45,12 @@ class Prompts:
 
 @dataclass(frozen=True)
 class Guidance:
-    """Scales of one step. Without an `image` scale it is classifier-free guidance by the text alone."""
+    """Scales of one step. Without an `image` scale it is classifier-free guidance by the text alone.
+
+    Attributes:
+        text: at 1 and below the prompt is followed as it is, with and without guidance by the picture.
+        image: None is off.
+    """
 
     text: float
     image: float | None = None

@@ -1,6 +1,7 @@
 """FreeU: better pictures by re-weighing the UNet's two inputs of an up stage (Si et al. 2023, arXiv 2309.11497)."""
 
 import math
+import sys
 from dataclasses import dataclass
 from numbers import Real
 
@@ -32,7 +33,7 @@ class FreeU:
         for name in ("s1", "s2", "b1", "b2"):
             value = as_python(getattr(self, name))
             object.__setattr__(self, name, value)
-            if not isinstance(value, Real) or isinstance(value, bool) or not math.isfinite(value) or value <= 0:
+            if not isinstance(value, Real) or isinstance(value, bool) or not 0 < value <= sys.float_info.max:
                 raise InputError(
                     "E-FREEU-SCALE",
                     f"FreeU cannot use {name} = {value!r}.",

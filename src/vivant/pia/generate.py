@@ -163,7 +163,7 @@ def predict(unet: UNetMotionModel, x: Float[Tensor, "b 4 f h w"], t: float, stat
     outputs = outputs.chunk(guidance.num_evaluations)
     if guidance.image is not None:
         neither, negative, positive = outputs
-        return guide.cfg_image(neither, negative, positive, guidance.image, guidance.text)
+        return guide.cfg_image(neither, negative, positive, guidance.image, max(guidance.text, 1.0))
     return guide.cfg(outputs[0], outputs[1], guidance.text) if len(outputs) == 2 else outputs[0]
 
 

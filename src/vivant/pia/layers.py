@@ -35,7 +35,10 @@ class KeysValues(NamedTuple):
 
 def spread(x: Float[Tensor, "n ..."], num: int) -> Float[Tensor, "m ..."]:
     """Repeat the batch axis as whole blocks until it has `num` entries, keeping the memory layout."""
-    return x if x.shape[0] == num else torch.cat([x] * (num // x.shape[0]))
+    if x.shape[0] == num:
+        return x
+    assert num % x.shape[0] == 0, f"{num} entries are not whole blocks of {x.shape[0]}"
+    return torch.cat([x] * (num // x.shape[0]))
 
 
 def normalise(norm: nn.GroupNorm, x: Float[Tensor, "bf c h w"], num_frames: int) -> Float[Tensor, "bf c h w"]:

@@ -284,9 +284,35 @@ class _UNet(Model):
         """Back to the plain network."""
         self.freeu = None
 
-    def _timesteps(self, timestep: Tensor | float | int) -> Tensor:
-        device = self.conv_in.weight.device
-        return torch.as_tensor(timestep, device=device).reshape(-1)
+    def _timesteps(self, timestep: Tensor | float | int, batch: int) -> Tensor:
+        """One timestep for all, or one for each entry (E-TIMESTEPS-SHAPE)."""
+        timesteps = torch.as_tensor(timestep, device=self.conv_in.weight.device).reshape(-1)
+        if len(timesteps) not in (1, batch):
+            raise InputError(
+                "E-TIMESTEPS-SHAPE",
+                f"There are {len(timesteps)} timesteps for a batch of {batch}.",
+                "",
+                "Give one for all, or one for each.",
+            )
+        return timesteps
+
+    def _check(self, sample: Tensor, text: Tensor, num_rows: tuple[int, ...]) -> None:
+        """Refuse a sample or a text that this network does not read (E-LATENTS-SHAPE, E-PROMPT-EMBEDS-SHAPE)."""
+        s = self.settings
+        if sample.shape[1] != s.in_channels:
+            raise InputError(
+                "E-LATENTS-SHAPE",
+                f"The sample has the shape {tuple(sample.shape)}.",
+                f"This network reads {s.in_channels} channels.",
+                "",
+            )
+        if text.shape[0] not in num_rows or text.shape[2] != s.cross_attention_dim:
+            raise InputError(
+                "E-PROMPT-EMBEDS-SHAPE",
+                f"encoder_hidden_states has the shape {tuple(text.shape)} for a batch of {sample.shape[0]}.",
+                f"This network reads {s.cross_attention_dim} channels.",
+                f"Give {' or '.join(map(str, sorted(set(num_rows))))} rows.",
+            )
 
 
 class UNet2DConditionModel(_UNet):
@@ -310,8 +336,9 @@ class UNet2DConditionModel(_UNet):
         return_dict: bool = True,
     ) -> UNetMotionOutput | tuple[Tensor]:
         """Predict the noise of pictures: `sample` with the channels of `config.in_channels`, text by CLIP."""
-        text = self.read_text(encoder_hidden_states)
-        out = self.predict(sample[:, :, None], self._timesteps(timestep), text)[:, :, 0]
+        self._check(sample, encoder_hidden_states, (sample.shape[0],))
+        timesteps = self._timesteps(timestep, sample.shape[0])
+        out = self.predict(sample[:, :, None], timesteps, self.read_text(encoder_hidden_states))[:, :, 0]
         return UNetMotionOutput(out) if return_dict else (out,)
 
 
@@ -370,12 +397,15 @@ class UNetMotionModel(_UNet):
             return_dict: return `UNetMotionOutput`; otherwise a tuple.
 
         Raises:
-            InputError: E-FRAMES-MAX when there are more frames than the motion modules have positions.
+            InputError: E-FRAMES-MAX when there are more frames than the motion modules have positions, E-LATENTS-SHAPE,
+                E-PROMPT-EMBEDS-SHAPE, E-TIMESTEPS-SHAPE.
         """
-        check_frames(sample.shape[2], self.settings.motion_max_seq_length)
-        per_frame = encoder_hidden_states.shape[0] == sample.shape[0] * sample.shape[2]
-        text = self.read_text(encoder_hidden_states, per_frame)
-        out = self.predict(sample, self._timesteps(timestep), text)
+        num_clips, _, num_frames = sample.shape[:3]
+        check_frames(num_frames, self.settings.motion_max_seq_length)
+        self._check(sample, encoder_hidden_states, (num_clips, num_clips * num_frames))
+        timesteps = self._timesteps(timestep, num_clips)
+        text = self.read_text(encoder_hidden_states, encoder_hidden_states.shape[0] == num_clips * num_frames)
+        out = self.predict(sample, timesteps, text)
         return UNetMotionOutput(out) if return_dict else (out,)
 
     @classmethod

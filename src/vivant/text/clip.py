@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from vivant.config import dump_json
+from vivant.config import dump_json, load_json
 from vivant.errors import InputError, LoadError, warn
 from vivant.hub.load import check_keys, read_weights, write_weights
 from vivant.hub.repo import TRANSFORMERS
@@ -137,13 +137,19 @@ def load_text_encoder(folder: Path, variant: str | None = None, dtype: torch.dty
         dtype: data type of the weights; that of `torch.get_default_dtype()` if not given.
 
     Raises:
-        LoadError: nothing readable, or E-KEYS-MISMATCH.
+        LoadError: E-FILE-MISSING or E-JSON-BROKEN, E-CONFIG-VALUE, nothing readable, or E-KEYS-MISMATCH.
     """
     from transformers import CLIPTextConfig, CLIPTextModel
 
-    config = CLIPTextConfig.from_pretrained(folder)
-    with torch.device("meta"):
-        encoder = CLIPTextModel(config)
+    values = load_json(folder / "config.json")
+    try:
+        config = CLIPTextConfig.from_dict(values.get("text_config") or values)  # a whole CLIP has one for each half
+        with torch.device("meta"):
+            encoder = CLIPTextModel(config)
+    except Exception as error:  # whatever transformers makes of values that fit no network
+        raise LoadError(
+            "E-CONFIG-VALUE", f"{folder / 'config.json'} describes no CLIP text encoder: {error}."
+        ) from error
     expected = encoder.state_dict()
     prefix = PREFIX if next(iter(expected)).startswith(PREFIX) else ""
     dtype = dtype or torch.get_default_dtype()
