@@ -249,6 +249,13 @@ def table(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
 
 
+def add(name: str, sections: Mapping[str, Mapping[str, Any]], measured_on: Mapping[str, Any]) -> Path:
+    """Write sections into a result, each with the machine that it was measured on; its other sections stay."""
+    path = RESULTS / f"{name}.json"
+    before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return save(name, before | {key: {"machine": measured_on, **section} for key, section in sections.items()})
+
+
 def save(name: str, result: Mapping[str, Any]) -> Path:
     """Write a result as JSON beside the benchmarks."""
     RESULTS.mkdir(exist_ok=True)

@@ -355,7 +355,7 @@ def whole_run(side: str, folder: Path, pixels: int) -> dict[str, int | None]:
 
 
 def main() -> None:
-    """Run the sections asked for and write `results/pia.json`."""
+    """Run the sections asked for and write them into `results/pia.json`."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="small network; nothing is written")
     parser.add_argument("--only", nargs="+", choices=SECTIONS, default=SECTIONS)
@@ -370,13 +370,11 @@ def main() -> None:
         bench.gates()
         for section in arguments.only:
             getattr(bench, section)()
-    result = {"machine": harness.machine(), "rates bf16": bench.rates, **bench.result}
     if arguments.quick:
         print("quick: nothing written")
         return
-    known = harness.RESULTS / "pia.json"
-    before = json.loads(known.read_text(encoding="utf-8")) if known.is_file() else {}
-    print(f"written: {harness.save('pia', {**before, **result}).name}")
+    written = harness.add("pia", bench.result, harness.machine() | {"rates bf16": bench.rates})
+    print(f"written: {written.name}")
 
 
 if __name__ == "__main__":
