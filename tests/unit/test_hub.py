@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import huggingface_hub
@@ -13,15 +12,14 @@ import torch
 from huggingface_hub.errors import OfflineModeIsEnabled
 from safetensors import safe_open
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 import tiny_repo
 from tiny import noise
 from vivant.config import dump_json, load_json
-from vivant.errors import InputError, LoadError, OutputError, VivantWarning
+from vivant.errors import LoadError, OutputError, VivantWarning
 from vivant.hub import load
 from vivant.hub.load import check_keys, read_file, read_weights, shard_bytes, write_weights
-from vivant.hub.model import Model
 from vivant.hub.repo import Source, WeightName, locate, pick_weights, read_weight_name, variants, wanted
 from vivant.hub.report import compare
 
@@ -489,14 +487,6 @@ def test_a_failed_write_of_json_leaves_the_old_file(tmp_path, monkeypatch):
     assert files(tmp_path) == {"config.json"}
 
 
-@pytest.mark.unchecked
-@pytest.mark.parametrize("name", ["dtype", "torch_dtype"])
-@pytest.mark.parametrize("value", ["float16", torch.int8, torch.bool, torch.complex64, 16])
-def test_what_is_no_data_type_of_weights(tmp_path, name, value):
-    with pytest.raises(InputError, match="E-DTYPE"):
-        Model.from_pretrained(tmp_path, **{name: value})
-
-
 def test_saving_over_the_file_that_is_read(tmp_path):
     write_weights(tmp_path, state())
     found = read_weights(tmp_path)
@@ -520,36 +510,6 @@ def test_shard_sizes(size, due):
 def test_sizes_that_are_none(size):
     with pytest.raises(OutputError, match="E-SHARD-SIZE"):
         shard_bytes(size)
-
-
-# The base class of all networks, on one linear layer
-
-
-class Linear(Model):
-    @dataclass(frozen=True)
-    class Config:
-        width: int = 3
-
-    def __init__(self, **fields):
-        super().__init__(**fields)
-        self.layer = nn.Linear(self.settings.width, 2)
-
-
-@pytest.mark.parametrize("dtype", [None, torch.float16, torch.bfloat16])
-def test_models_are_read_in_the_data_type_asked_for(tmp_path, dtype):
-    model = Linear(width=5).half()
-    model.save_pretrained(tmp_path, variant="fp16")
-    found = Linear.from_pretrained(tmp_path, variant="fp16", dtype=dtype)
-    assert found.dtype == (dtype or torch.float32)
-    assert torch.equal(found.layer.weight, model.layer.weight.to(found.dtype))
-    assert found.config.width == 5
-    assert not found.training
-
-
-def test_a_configuration_that_does_not_fit_its_weights(tmp_path):
-    Linear(width=5).save_pretrained(tmp_path)
-    with pytest.raises(LoadError, match=r"E-KEYS-MISMATCH.*layer.weight is \[2, 5\], should be \[2, 4\]"):
-        Linear.from_pretrained(tmp_path, width=4)
 
 
 # The oracle reads what we write, and the other way round

@@ -61,6 +61,23 @@ def read_weights(folder: Path, variant: str | None = None, stem: str = MODEL) ->
     return state
 
 
+def check_no_pickle(folder: Path, variant: str | None = None) -> None:
+    """Refuse a component whose weights exist as a pickle only, as `use_safetensors=True` asks.
+
+    Raises:
+        LoadError: E-REPO-PICKLE.
+    """
+    names = [child.name for child in folder.iterdir()] if folder.is_dir() else []
+    chosen = [pick_weights(names, variant, stem) or "" for stem in (MODEL, TRANSFORMERS)]
+    if any(".bin" in choice for choice in chosen):
+        raise LoadError(
+            "E-REPO-PICKLE",
+            f"{folder} has no safetensors file, only a pickle.",
+            "use_safetensors=True refuses pickles.",
+            "Leave it out: pickles are read without running anything in them.",
+        )
+
+
 def _shards(folder: Path, index: str) -> list[Path]:
     """The shard files that an index names, all inside the folder and all present."""
     table = load_json(folder / index).get("weight_map")

@@ -11,7 +11,8 @@ from vivant import __version__
 from vivant.config import Config as ConfigView
 from vivant.config import dump_json, load_json, read
 from vivant.errors import InputError
-from vivant.hub.load import WEIGHTS, check_keys, read_weights, write_weights
+from vivant.hub.keywords import without_loading
+from vivant.hub.load import WEIGHTS, check_keys, check_no_pickle, read_weights, write_weights
 from vivant.hub.repo import Source, locate
 
 
@@ -57,7 +58,7 @@ class Model(nn.Module):
     @classmethod
     def from_pretrained(
         cls,
-        source: str | Path,
+        pretrained_model_name_or_path: str | Path,
         *,
         subfolder: str | None = None,
         variant: str | None = None,
@@ -67,12 +68,13 @@ class Model(nn.Module):
         token: str | bool | None = None,
         dtype: torch.dtype | None = None,
         torch_dtype: torch.dtype | None = None,
+        use_safetensors: bool | None = None,
         **changes: Any,
     ) -> Self:
         """Load a published checkpoint.
 
         Args:
-            source: a folder, or a hub id such as ``"openmmlab/PIA-condition-adapter"``.
+            pretrained_model_name_or_path: a folder, or a hub id such as ``"openmmlab/PIA-condition-adapter"``.
             subfolder: component folder inside the repository (``"unet"``).
             variant: file variant such as ``"fp16"``.
             revision: branch, tag or commit on the hub.
@@ -81,14 +83,22 @@ class Model(nn.Module):
             token: hub token.
             dtype: data type of the weights; that of `torch.get_default_dtype()` if not given. `torch_dtype` is
                 diffusers' older name for the same argument.
-            changes: fields of `config.json` to override.
+            use_safetensors: True refuses weights that exist as a pickle only; safetensors are preferred in any case.
+            changes: fields of `config.json` to override. Of diffusers' other keywords those are accepted that change
+                nothing here: ``low_cpu_mem_usage=True``, ``device_map=None``, ``force_download=False``.
 
         Raises:
             LoadError: nothing found, or tensors that do not fit this class (the nearest names are printed).
+            InputError: E-ARG-VALUE for a keyword that would be ignored, E-CONFIG-UNKNOWN and E-CONFIG-VALUE for fields
+                that this class does not implement.
         """
         dtype = pick_dtype(dtype, torch_dtype) or torch.get_default_dtype()
+        changes = without_loading({"use_safetensors": None if use_safetensors is True else use_safetensors, **changes})
+        source = pretrained_model_name_or_path
         place = Source(source, subfolder, variant, revision, cache_dir, local_files_only, token)
         folder = locate(place, [*WEIGHTS, "config.json"])
+        if use_safetensors:
+            check_no_pickle(folder, variant)
         config = {**load_json(folder / "config.json"), **changes}
         return cls.from_state(config, read_weights(folder, variant), dtype, origin=str(source))
 
@@ -104,15 +114,11 @@ class Model(nn.Module):
         if dtype is not None:
             state = {k: v.to(dtype) if v.is_floating_point() else v for k, v in state.items()}
         model.load_state_dict(state, strict=True, assign=True)
-        model.fill_tables()
         return model.eval().requires_grad_(False)
 
     def published_names(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """Translate the tensor names of older layouts of this network. Default: nothing to translate."""
         return state
-
-    def fill_tables(self) -> None:
-        """Compute tables that files do not carry, after building on the meta device. Default: none."""
 
     def save_pretrained(
         self,

@@ -15,6 +15,7 @@ from torch import dtype as Dtype
 from vivant import __version__, placement
 from vivant.config import Config, dump_json
 from vivant.errors import InputError, warn
+from vivant.hub.load import check_no_pickle
 from vivant.hub.model import pick_dtype
 from vivant.hub.repo import Source, locate
 from vivant.pipelines import components as parts
@@ -84,7 +85,7 @@ class DiffusionPipeline:
     @classmethod
     def from_pretrained(
         cls,
-        source: str | Path,
+        pretrained_model_name_or_path: str | Path,
         *,
         torch_dtype: Dtype | None = None,
         dtype: Dtype | None = None,
@@ -99,7 +100,8 @@ class DiffusionPipeline:
         """Load a pipeline from a repository folder or a hub id.
 
         Args:
-            source: a folder with `model_index.json`, or a hub id such as ``"organisation/name"``.
+            pretrained_model_name_or_path: a folder with `model_index.json`, or a hub id such as
+                ``"organisation/name"``.
             torch_dtype: data type of all weights; float32 if not given. `dtype` is the newer name.
             dtype: the same.
             variant: file variant such as ``"fp16"``; a component without it is read in its plain weights, with a note.
@@ -125,6 +127,7 @@ class DiffusionPipeline:
         overrides = {name: cls._checked(name, value) for name, value in given.items() if name in declared.components}
         options = {name: value for name, value in given.items() if name in declared.options}
 
+        source = pretrained_model_name_or_path
         place = Source(source, None, variant, revision, cache_dir, local_files_only, token)
         folder = locate(place, ["model_index.json", *(f"{name}/config.json" for name in declared.components)])
         index = parts.read_index(cls, folder)
@@ -147,7 +150,8 @@ class DiffusionPipeline:
         folder = locate(place, ["model_index.json", *(f"{name}/{file}" for name in wanted for file in parts.FILES)])
         variants, more = parts.component_variants(folder, list(wanted), variant)
         if use_safetensors:
-            parts.check_no_pickles(folder, variants)
+            for name in wanted:
+                check_no_pickle(folder / name, variants[name])
         loaded = dict.fromkeys(name for name in listed if name in declared.components)
         for name, entry in wanted.items():
             passed = {key: options[key] for key in cls._loading_options.get(entry.class_name, ()) if key in options}

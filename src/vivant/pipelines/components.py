@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from vivant.config import load_json
 from vivant.errors import LoadError
 from vivant.hub.load import ENCODER_WEIGHTS, WEIGHTS
-from vivant.hub.repo import MODEL, TRANSFORMERS, check_variant, pick_weights, variants
+from vivant.hub.repo import check_variant, variants
 
 if TYPE_CHECKING:
     import torch
@@ -122,20 +122,6 @@ def component_variants(folder: Path, names: list[str], variant: str | None) -> t
             chosen[name] = None
             notes.append(f'{name} has no variant "{variant}"; its plain weights were read.')
     return chosen, notes
-
-
-def check_no_pickles(folder: Path, variants: Mapping[str, str | None]) -> None:
-    """With `use_safetensors=True`: refuse components whose weights exist as pickles only."""
-    for name, variant in variants.items():
-        files = [child.name for child in (folder / name).iterdir()] if (folder / name).is_dir() else []
-        chosen = [pick_weights(files, variant, stem) or "" for stem in (MODEL, TRANSFORMERS)]
-        if any(".bin" in choice for choice in chosen):
-            raise LoadError(
-                "E-REPO-PICKLE",
-                f"{name} in {folder} has no safetensors file, only a pickle.",
-                "use_safetensors=True refuses pickles.",
-                "Leave it out: pickles are read without running anything in them.",
-            )
 
 
 def save_component(component: Any, folder: Path, variant: str | None, max_shard_size: int | str) -> None:

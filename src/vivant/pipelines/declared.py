@@ -7,17 +7,15 @@ from functools import cache
 from typing import Any, NamedTuple
 
 from vivant.errors import InputError, LoadError
+from vivant.hub.keywords import ALREADY_SO, without_loading
 
-ALREADY_SO: dict[str, tuple[Any, ...]] = {
-    "use_safetensors": (None,),
-    "low_cpu_mem_usage": (None, True),
-    "device_map": (None,),
-    "force_download": (None, False),
+PIPELINES_ALREADY_SO: dict[str, tuple[Any, ...]] = {
+    **ALREADY_SO,
     "trust_remote_code": (None, False),
     "safety_checker": (None,),
     "requires_safety_checker": (None, False),
 }
-"""Keywords of diffusers' `from_pretrained`, and the values that ask for what happens here anyway."""
+"""The same of pipelines."""
 
 
 class Declared(NamedTuple):
@@ -69,25 +67,16 @@ def check_keywords(cls: type, given: Mapping[str, Any]) -> None:
             "Use a pipeline such as PIAPipeline.",
         )
     known = (*declared.components, *declared.options)
-    for name, value in given.items():
-        if name in known:
-            continue
-        if name not in ALREADY_SO:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"Did you mean {near[0]}?" if near else ""
-            raise InputError(
-                "E-ARG-UNKNOWN",
-                f"{cls.__name__} has no component or option {name}.",
-                hint,
-                f"It has {', '.join(known)}.",
-            )
-        if not any(value is accepted for accepted in ALREADY_SO[name]):
-            raise InputError(
-                "E-ARG-VALUE",
-                f"{name}={value!r} is not supported.",
-                "It would be ignored.",
-                f"Leave it out; accepted: {', '.join(map(repr, ALREADY_SO[name]))}.",
-            )
+    others = {name: value for name, value in given.items() if name not in known}
+    for name in without_loading(others, PIPELINES_ALREADY_SO):
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"Did you mean {near[0]}?" if near else ""
+        raise InputError(
+            "E-ARG-UNKNOWN",
+            f"{cls.__name__} has no component or option {name}.",
+            hint,
+            f"It has {', '.join(known)}.",
+        )
 
 
 def check_complete(cls: type, present: Mapping[str, Any], given: Mapping[str, Any], origin: Any) -> None:

@@ -154,9 +154,12 @@ class Scheduler:
 
         Raises:
             LoadError: E-REPO-…, E-FILE-MISSING or E-JSON-BROKEN for what cannot be found or read.
+            InputError: E-ARG-VALUE for a keyword about loading that would be ignored; otherwise as `from_config`.
         """
+        from vivant.hub.keywords import without_loading
         from vivant.hub.repo import Source, locate
 
+        changes = without_loading(changes)
         source = Source(
             pretrained_model_name_or_path,
             subfolder,
