@@ -130,15 +130,15 @@ class Models:
         """
         if self.adapter is None:
             return None, ()
-        asked = vars(self.adapter)
+        source = self.adapter.source
+        place = {name: value for name, value in vars(self.adapter).items() if name != "source"}
         try:
-            return MotionAdapter.from_pretrained(**asked, dtype=dtype), ()
+            return MotionAdapter.from_pretrained(source, **place, dtype=dtype), ()
         except LoadError as error:
             if error.code != "E-WEIGHTS-VARIANT" or self.adapter.variant is None:
                 raise
         note = f'motion_adapter has no variant "{self.adapter.variant}"; its plain weights were read.'
-        plain = vars(replace(self.adapter, variant=None))
-        return MotionAdapter.from_pretrained(**plain, dtype=dtype), (note,)
+        return MotionAdapter.from_pretrained(source, **place | {"variant": None}, dtype=dtype), (note,)
 
     def origins(self) -> dict[str, Any]:
         """Where both come from, for a recipe: hub ids with commits; of a local folder only its name."""
