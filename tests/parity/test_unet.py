@@ -258,6 +258,20 @@ def test_parts_that_do_not_belong_together_are_refused(rows, channels, text_chan
     assert caught.value.code == code
 
 
+@torch.no_grad()
+def test_attention_reads_no_further_arguments():
+    base, adapter = our_parts()
+    text = tiny.noise(2, 3, tiny.TEXT_DIM)
+    for unet, x in (
+        (UNetMotionModel.from_unet2d(base, adapter), tiny.noise(2, 9, 5, 4, 4)),
+        (base, tiny.noise(2, 4, 4, 4)),
+    ):
+        assert torch.equal(unet(x, 1, text, cross_attention_kwargs=None).sample, unet(x, 1, text).sample)
+        for given in ({"scale": 0.5}, {}):
+            with pytest.raises(InputError, match="E-CROSS-ATTENTION"):
+                unet(x, 1, text, cross_attention_kwargs=given)
+
+
 def test_too_many_frames_are_refused():
     unet = UNetMotionModel.from_unet2d(*our_parts())
     with pytest.raises(InputError) as caught:

@@ -1,6 +1,7 @@
 """The run of PIA: draws, starts, FreeInit for every solver, the picture's channels, guidance by the picture."""
 
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 import tiny
-from tiny_pia import FRAMES, HEIGHT, WIDTH, by_hand, picture, pipeline, run, seeded, unet
+from tiny_pia import FRAMES, HEIGHT, WIDTH, by_hand, picture, pipeline, run, seeded, unet, vae
 from tolerances import Tolerance, assert_parity, relative_l2
 from vivant import schedulers
 from vivant.errors import InputError, VivantWarning
@@ -17,11 +18,13 @@ from vivant.freeinit import FreeInit, last_signal_timestep, low_pass, reinitiali
 from vivant.guidance import cfg, cfg_image
 from vivant.pia import generate as module
 from vivant.pia.affinity import NAMES, curve
+from vivant.pia.conditioning import encode_still
 from vivant.pia.generate import schedules, timesteps
 from vivant.pipelines.pia import PIAPipeline
 from vivant.request import PIARequest
 from vivant.rng import Rng
 from vivant.solvers.schedule import Step
+from vivant.vae.image import DiagonalGaussian
 
 SAME = Tolerance(peak=1e-5, l2=1e-5)
 SOLVERS = sorted(schedulers.SCHEDULERS)
@@ -334,6 +337,20 @@ def test_the_picture_is_its_scaled_posterior(pipe, inputs, draws):
     posterior = pipe.vae.encode(picture() * 2 - 1).latent_dist
     still = (posterior.mean + posterior.std * draws[1]) * 0.18215
     assert_parity(inputs[0][:, 5:, 0], still, SAME)
+
+
+@torch.no_grad()
+def test_the_picture_is_sampled_in_float32_by_networks_in_half_precision():
+    """The reference samples what it then rounds, with the type of the weights."""
+    autoencoder, pixels = deepcopy(vae()).bfloat16(), 2 * picture() - 1
+    still = encode_still(autoencoder, pixels, 1, Rng.of(torch.Generator().manual_seed(5), 1))
+    posterior = autoencoder.encode(pixels.bfloat16()).latent_dist
+    wide = DiagonalGaussian(posterior.parameters.float()).sample(torch.Generator().manual_seed(5))
+    narrow = posterior.sample(torch.Generator().manual_seed(5))
+    assert still.dtype == torch.float32
+    assert torch.equal(still, wide * autoencoder.config.scaling_factor)
+    assert narrow.dtype == torch.bfloat16
+    assert relative_l2(narrow, wide) > 1e-3
 
 
 # -------------------------------------------------------------------------------------------------------- guidance

@@ -7,6 +7,7 @@ Tensor names and shapes equal the published files. `numerics` chooses the scope 
 * ``"diffusers"``: residual blocks and the output per frame, motion modules over the clip, as diffusers computes.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Self
 
@@ -334,8 +335,16 @@ class UNet2DConditionModel(_UNet):
         timestep: Tensor | float | int,
         encoder_hidden_states: Float[Tensor, "b m d"],
         return_dict: bool = True,
+        *,
+        cross_attention_kwargs: Mapping[str, Any] | None = None,
     ) -> UNetMotionOutput | tuple[Tensor]:
-        """Predict the noise of pictures: `sample` with the channels of `config.in_channels`, text by CLIP."""
+        """Predict the noise of pictures: `sample` with the channels of `config.in_channels`, text by CLIP.
+
+        Raises:
+            InputError: E-CROSS-ATTENTION for `cross_attention_kwargs` other than None, E-LATENTS-SHAPE,
+                E-PROMPT-EMBEDS-SHAPE, E-TIMESTEPS-SHAPE.
+        """
+        _refuse(cross_attention_kwargs)
         self._check(sample, encoder_hidden_states, (sample.shape[0],))
         timesteps = self._timesteps(timestep, sample.shape[0])
         out = self.predict(sample[:, :, None], timesteps, self.read_text(encoder_hidden_states))[:, :, 0]
@@ -387,6 +396,8 @@ class UNetMotionModel(_UNet):
         timestep: Tensor | float | int,
         encoder_hidden_states: Float[Tensor, "n m d"],
         return_dict: bool = True,
+        *,
+        cross_attention_kwargs: Mapping[str, Any] | None = None,
     ) -> UNetMotionOutput | tuple[Tensor]:
         """Predict the noise of clips.
 
@@ -395,11 +406,13 @@ class UNetMotionModel(_UNet):
             timestep: a number, or a tensor of one or b entries.
             encoder_hidden_states: text per clip `b m d`, or repeated for every frame `(b f) m d` as diffusers does.
             return_dict: return `UNetMotionOutput`; otherwise a tuple.
+            cross_attention_kwargs: None; attention reads nothing of it.
 
         Raises:
             InputError: E-FRAMES-MAX when there are more frames than the motion modules have positions, E-LATENTS-SHAPE,
-                E-PROMPT-EMBEDS-SHAPE, E-TIMESTEPS-SHAPE.
+                E-PROMPT-EMBEDS-SHAPE, E-TIMESTEPS-SHAPE, E-CROSS-ATTENTION.
         """
+        _refuse(cross_attention_kwargs)
         num_clips, _, num_frames = sample.shape[:3]
         check_frames(num_frames, self.settings.motion_max_seq_length)
         self._check(sample, encoder_hidden_states, (num_clips, num_clips * num_frames))
@@ -465,6 +478,17 @@ class UNetMotionModel(_UNet):
             state |= {k: v.clone() for k, v in state.items() if k.startswith("conv_in.")}
         model = cls.from_state({**config, "numerics": numerics}, state, origin="base and motion adapter")
         return model.train(unet.training)
+
+
+def _refuse(cross_attention_kwargs: Mapping[str, Any] | None) -> None:
+    """Refuse (E-CROSS-ATTENTION) what would be ignored."""
+    if cross_attention_kwargs is not None:
+        raise InputError(
+            "E-CROSS-ATTENTION",
+            f"cross_attention_kwargs={cross_attention_kwargs!r} would be ignored.",
+            "Attention reads no further arguments here.",
+            "Leave it out.",
+        )
 
 
 def _motion_config(unet: UNet2DConditionModel, adapter: MotionAdapter | None) -> dict[str, Any]:

@@ -395,8 +395,13 @@ class AutoencoderKL(Model):
         posterior = DiagonalGaussian(self.encode_moments(x))
         return AutoencoderKLOutput(posterior) if return_dict else (posterior,)
 
-    def decode(self, z: Float[Tensor, "b c h w"], return_dict: bool = True) -> DecoderOutput | tuple[Tensor]:
-        """The pictures of latents, as `.sample`."""
+    def decode(
+        self,
+        z: Float[Tensor, "b c h w"],
+        return_dict: bool = True,
+        generator: "torch.Generator | Sequence[torch.Generator] | None" = None,
+    ) -> DecoderOutput | tuple[Tensor]:
+        """The pictures `b 3 i j` of latents, as `.sample`. Nothing is drawn: `generator` has no effect, as there."""
         sample = self.decode_tensor(z)
         return DecoderOutput(sample) if return_dict else (sample,)
 
