@@ -138,7 +138,8 @@ class Models:
             if error.code != "E-WEIGHTS-VARIANT" or self.adapter.variant is None:
                 raise
         note = f'motion_adapter has no variant "{self.adapter.variant}"; its plain weights were read.'
-        return MotionAdapter.from_pretrained(source, **place | {"variant": None}, dtype=dtype), (note,)
+        place["variant"] = None
+        return MotionAdapter.from_pretrained(source, **place, dtype=dtype), (note,)
 
     def origins(self) -> dict[str, Any]:
         """Where both come from, for a recipe: hub ids with commits; of a local folder only its name."""
