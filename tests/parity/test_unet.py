@@ -236,6 +236,7 @@ def test_a_file_of_another_network_is_refused(tmp_path):
     assert "attn2" in str(caught.value)
 
 
+@pytest.mark.unchecked
 @pytest.mark.parametrize(
     ("rows", "channels", "text_channels", "timesteps", "code"),
     [
