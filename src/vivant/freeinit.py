@@ -9,7 +9,6 @@ import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from numbers import Real
 from typing import Literal, get_args
 
 import torch
@@ -191,4 +190,4 @@ def last_signal_timestep(alphas_cumprod: Sequence[float] | Float[Tensor, " steps
 
 def _is_finite(value: object) -> bool:
     """Whether `value` is an ordinary number: True is none, nor are NaN, infinity and what no float can hold."""
-    return isinstance(value, Real) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max

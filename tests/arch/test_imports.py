@@ -25,6 +25,7 @@ LAYERS = (
     ("facade", {"callbacks", "pipelines", "schedulers", "utils"}),
     ("one call each", {"api", "preflight"}),
     ("training", {"train"}),
+    ("measuring", {"evaluate"}),
     ("command line", {"cli"}),
 )
 SIBLINGS = ("consisid", "pia")

@@ -25,6 +25,10 @@ def formula(q, k, v, num_heads):
         (Facts("cpu", torch.bfloat16, 7, 16, 16), "torch sdpa"),
         (Facts("cuda", torch.float16, 2048, 8, 8), "torch sdpa"),
         (Facts("mps", torch.float16, 2048, 8, 8), "torch sdpa"),
+        (Facts("cpu", torch.bfloat16, 64, 64, 77, trains=True), "kept sdpa"),
+        (Facts("cpu", torch.bfloat16, 2048, 8, 8, trains=True), "kept sdpa"),
+        (Facts("cpu", torch.bfloat16, 64, 1024, 77, trains=True), "torch sdpa"),
+        (Facts("cuda", torch.bfloat16, 64, 64, 77, trains=True), "torch sdpa"),
     ],
 )
 def test_the_choice(facts, name):
@@ -41,6 +45,25 @@ def test_packs_are_divisors_and_small(num, length, size):
 def test_every_kernel_computes_the_formula(kernel):
     q, k, v = (tiny.noise(12, 5, 21, seed=i) for i in range(3))
     assert_parity(kernel.run(q, k, v, 3), formula(q, k, v, 3))
+
+
+def test_gradients_are_those_of_the_formula():
+    inputs = [tiny.noise(12, 5, 21, seed=i).requires_grad_() for i in range(3)]
+    ours = torch.autograd.grad(attend(*inputs, 3).square().sum(), inputs)
+    exact = torch.autograd.grad(formula(*inputs, 3).square().sum(), inputs)
+    for mine, other in zip(ours, exact, strict=True):
+        assert_parity(mine, other)
+
+
+def test_what_learns_is_noticed(monkeypatch):
+    seen = []
+    monkeypatch.setattr("vivant.attention.choose", lambda facts: seen.append(facts.trains) or KERNELS[-1])
+    q, k, v = (tiny.noise(2, 5, 20, seed=i) for i in range(3))
+    attend(q, k, v, 4)
+    attend(q, k, v.requires_grad_(), 4)
+    with torch.no_grad():
+        attend(q, k, v, 4)
+    assert seen == [False, True, False]
 
 
 def test_queries_and_keys_of_different_length():

@@ -13,7 +13,7 @@ from vivant.errors import InputError
 from vivant.pia.unet import Text, UNetMotionModel
 from vivant.request import check_text
 from vivant.rng import Rng
-from vivant.vae.image import AutoencoderKL
+from vivant.vae.image import AutoencoderKL, DiagonalGaussian
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,8 +96,8 @@ def encode_still(
         batch: number of clips; a multiple of k. Clips of one prompt share the encoding, and the sample too unless
             every clip has its own generator.
     """
-    mean, logvar = vae.encode_moments(pixels.to(vae.device, vae.dtype)).float().chunk(2, dim=1)
-    deviation = torch.exp(0.5 * logvar.clamp(-30.0, 20.0))
+    posterior = DiagonalGaussian(vae.encode_moments(pixels.to(vae.device, vae.dtype)).float())
+    mean, deviation = posterior.mean, posterior.std
     if rng.per_entry:
         mean, deviation = (x.repeat_interleave(batch // x.shape[0], dim=0) for x in (mean, deviation))
     still = mean + deviation * rng.normal(mean.shape, mean.device)

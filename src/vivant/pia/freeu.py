@@ -3,7 +3,6 @@
 import math
 import sys
 from dataclasses import dataclass
-from numbers import Real
 
 import torch
 from einops import einsum
@@ -33,7 +32,7 @@ class FreeU:
         for name in ("s1", "s2", "b1", "b2"):
             value = as_python(getattr(self, name))
             object.__setattr__(self, name, value)
-            if not isinstance(value, Real) or isinstance(value, bool) or not 0 < value <= sys.float_info.max:
+            if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value <= sys.float_info.max:
                 raise InputError(
                     "E-FREEU-SCALE",
                     f"FreeU cannot use {name} = {value!r}.",

@@ -41,11 +41,6 @@ class Parts:
     solver: Solver
     memory: MemoryPolicy
 
-    @property
-    def scale_factor(self) -> int:
-        """Pixels per latent, along one side."""
-        return 2 ** (len(self.vae.settings.block_out_channels) - 1)
-
 
 @dataclass(frozen=True, eq=False)
 class Given:
@@ -103,7 +98,7 @@ def generate(parts: Parts, request: PIARequest, given: Given, rng: Rng, on_step:
     """
     plans = schedules(parts.solver, request)
     batch = given.prompts.positive.shape[0]
-    height, width = (given.pixels.shape[i] // parts.scale_factor for i in (2, 3))
+    height, width = (given.pixels.shape[i] // parts.vae.factor for i in (2, 3))
     shape = (batch, parts.unet.settings.out_channels, request.num_frames, height, width)
     device = parts.memory.device
 

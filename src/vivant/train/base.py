@@ -17,12 +17,12 @@ from vivant.pia.unet import UNet2DConditionModel
 from vivant.pipelines.components import entry_of, save_component
 from vivant.preflight import SCHEDULER
 from vivant.schedulers import DDIMScheduler
+from vivant.text.clip import encode
 from vivant.train import lora
 from vivant.train.diffusion import Noise, add_noise, draw_eps, eps_loss, signal, weight
 from vivant.train.loop import checkpoint_blocks, trainable
 from vivant.train.samples import Batch, Draws
 from vivant.train.sampling import draw_stills
-from vivant.train.text import embeddings
 from vivant.train.vae import to_picture, to_unit
 from vivant.vae.image import AutoencoderKL
 
@@ -127,7 +127,7 @@ class BaseTask:
         kept = draws.uniform() >= self.loss.drop_text
         prompts = [text if keep else "" for text, keep in zip(batch["caption"], kept.tolist(), strict=True)]
         unet = self.parts.unet
-        text = unet.read_text(embeddings(self.parts.tokenizer, self.parts.text_encoder, prompts).to(dtype))
+        text = unet.read_text(encode(self.parts.tokenizer, self.parts.text_encoder, prompts).to(dtype))
         noisy = add_noise(x0, eps, timesteps, self.abar)
         predicted = unet.predict(noisy.to(dtype), timesteps, text)
         weights = weight(timesteps, self.abar, self.loss.noise.snr_limit)
@@ -138,7 +138,7 @@ class BaseTask:
     def show(self, folder: Path, step: int) -> None:
         """The prompts of the recipe, always with the same noise."""
         parts = self.parts
-        text = embeddings(parts.tokenizer, parts.text_encoder, [*self.shown, ""])
+        text = encode(parts.tokenizer, parts.text_encoder, [*self.shown, ""])
         z = draw_stills(parts.unet, text[:-1], text[-1:], self.size) / parts.vae.settings.scaling_factor
         pictures = [to_picture(image) for image in parts.vae.decode_tensor(z)]
         columns = min(8, len(pictures))

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from einops import rearrange
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -27,6 +27,8 @@ from vivant.vae.image import AutoencoderKL
 
 SHARD = 256
 """Clips in a file."""
+PIXELS = 1 << 18
+"""What is encoded together: one frame of 512 x 512, or 64 of 64 x 64."""
 
 
 @dataclass(frozen=True)
@@ -115,8 +117,10 @@ def encode(
         path = folder / _name(shard)
         if not path.is_file():
             clips = [source.read(i, numpy_rng(seed, i)) for i in range(first, last)]
-            parts = [_encoded(vae, clip.pixels) for clip in clips]
-            tensors = {name: torch.stack([part[name] for part in parts]) for name in parts[0]}
+            together = max(1, PIXELS // clips[0].pixels[..., 0].size)
+            groups = [clips[i : i + together] for i in range(0, len(clips), together)]
+            parts = [_encoded(vae, np.stack([clip.pixels for clip in group])) for group in groups]
+            tensors = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
             captions = json.dumps([clip.caption for clip in clips])
             with replacing(path, overwrite=False) as temporary:
                 save_file(tensors, temporary, metadata={"captions": captions})
@@ -124,10 +128,13 @@ def encode(
     return Latents(folder, len(source))
 
 
-def _encoded(vae: AutoencoderKL, pixels: np.ndarray) -> dict[str, Tensor]:
-    frames = rearrange(torch.from_numpy(pixels), "f h w c -> f c h w").to(vae.device, vae.dtype) / 127.5 - 1
-    mean, logvar = vae.encode_moments(frames).float().chunk(2, dim=1)
+def _encoded(vae: AutoencoderKL, pixels: UInt8[np.ndarray, "n f h w 3"]) -> dict[str, Tensor]:
+    n, _, h, w, _ = pixels.shape
+    frames = rearrange(torch.from_numpy(pixels), "n f h w c -> (n f) c h w").to(vae.device, vae.dtype) / 127.5 - 1
+    vae.chunk_size = max(1, PIXELS // (h * w))
+    moments = rearrange(vae.encode_moments(frames).float(), "(n f) c h w -> n f c h w", n=n)
+    mean, logvar = moments.chunk(2, dim=2)
     scale = vae.settings.scaling_factor
     deviation = torch.exp(0.5 * logvar.clamp(-30.0, 20.0))
-    pairs = torch.from_numpy(differences(pixels))
+    pairs = torch.from_numpy(np.stack([differences(clip) for clip in pixels]))
     return {"mean": (scale * mean).bfloat16(), "deviation": (scale * deviation).bfloat16(), "differences": pairs}

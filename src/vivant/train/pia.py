@@ -28,12 +28,12 @@ from vivant.pia.unet import UNetMotionModel
 from vivant.placement import MemoryPolicy
 from vivant.request import PIARequest
 from vivant.rng import Rng
+from vivant.text.clip import encode
 from vivant.train.affinity import coefficients, differences
 from vivant.train.base import Repository, check_part, latents_of
 from vivant.train.diffusion import PRESET, Noise, add_noise, draw_eps, eps_loss, signal, weight
 from vivant.train.loop import checkpoint_blocks
 from vivant.train.samples import Batch, Draws
-from vivant.train.text import embeddings
 from vivant.train.vae import to_picture
 
 
@@ -153,7 +153,7 @@ class PiaTask:
         eps = draw_eps(draws, x0.shape[1:], self.loss.noise)
         picture = condition(x0, coefficients(batch["differences"], cond_frames, self.table), cond_frames, shown)
         prompts = [text if keep else "" for text, keep in zip(batch["caption"], kept.tolist(), strict=True)]
-        text = embeddings(self.parts.tokenizer, self.parts.text_encoder, prompts)
+        text = encode(self.parts.tokenizer, self.parts.text_encoder, prompts)
         inputs = torch.cat([add_noise(x0, eps, timesteps, self.abar), picture], dim=1)
         predicted = self.unet.predict(inputs.to(dtype), timesteps, self.unet.read_text(text.to(dtype)))
         loss = eps_loss(predicted, eps, weight(timesteps, self.abar, self.loss.noise.snr_limit))
@@ -166,7 +166,7 @@ class PiaTask:
         parts = Parts(self.parts.vae, self.unet, PRESET, MemoryPolicy(str(self.unet.device)))
         rows = []
         for image, prompt in self.shown:
-            positive, negative = embeddings(self.parts.tokenizer, self.parts.text_encoder, [prompt, ""]).split(1)
+            positive, negative = encode(self.parts.tokenizer, self.parts.text_encoder, [prompt, ""]).split(1)
             request = PIARequest(
                 prompt=(prompt,),
                 num_frames=self.num_frames,

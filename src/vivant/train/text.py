@@ -1,14 +1,11 @@
-"""Text encoders for training: prompts to embeddings with gradients, a small tokenizer, and a new small CLIP."""
+"""New text encoders: a vocabulary learnt from captions, and a small CLIP with random weights."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jaxtyping import Float
-from torch import Tensor
-
-from vivant.text.clip import load_tokenizer, tokenise
+from vivant.text.clip import load_tokenizer
 
 if TYPE_CHECKING:
     from transformers import CLIPTextModel, PreTrainedTokenizerBase
@@ -16,14 +13,6 @@ if TYPE_CHECKING:
 START, END = "<|startoftext|>", "<|endoftext|>"
 WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 """How CLIP cuts text into words (openai/CLIP, simple_tokenizer.py)."""
-
-
-def embeddings(
-    tokenizer: "PreTrainedTokenizerBase", encoder: "CLIPTextModel", prompts: Sequence[str]
-) -> Float[Tensor, "b n d"]:
-    """What `vivant.text.clip.encode` computes, with gradients."""
-    tokens = tokenise(tokenizer, list(prompts), encoder.config.max_position_embeddings)
-    return encoder(tokens.ids.to(encoder.device)).last_hidden_state
 
 
 def train_tokenizer(captions: Iterable[str], folder: Path, num_tokens: int) -> "PreTrainedTokenizerBase":
