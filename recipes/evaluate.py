@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
-import vivant.pocket
+from vivant import pocket
 from vivant.evaluate.recogniser import Recogniser
 from vivant.evaluate.stills import GUIDANCE, NUM_STEPS, draw, held_out, judge, reconstruction, to_bytes
 from vivant.media.sheet import grid
@@ -28,7 +28,6 @@ from vivant.train.vae import to_unit
 
 SIZE, NUM = 64, 200
 COLUMNS, ROWS, CELL, LABEL = 6, 4, 160, 40  # of a contact sheet, in pixels
-POCKET = Path(vivant.pocket.__file__).parent
 
 
 def main(judge_folder: Path, photo_folder: Path, docs: Path) -> None:
@@ -36,7 +35,7 @@ def main(judge_folder: Path, photo_folder: Path, docs: Path) -> None:
     torch.manual_seed(0)
     recogniser = Recogniser.read(judge_folder)
     found: dict[str, object] = {"pictures": NUM, "guidance": GUIDANCE, "steps": NUM_STEPS}
-    vae = open_repository(POCKET / "paper").vae
+    vae = open_repository(pocket.base()).vae
     photos = [Image.open(path).convert("RGB") for path in sorted(photo_folder.glob("*.png"))]
     for name, cut in (("native", native_crop), ("shrunken", shrunken_crop)):
         rng = np.random.default_rng(5)
@@ -46,7 +45,7 @@ def main(judge_folder: Path, photo_folder: Path, docs: Path) -> None:
         scenes = held_out(style, NUM)
         frames = torch.from_numpy(np.stack([render(scene, 1, SIZE)[0] for scene in scenes]))
         again = to_bytes(vae.decode_tensor(vae.encode_moments(to_unit(frames)).chunk(2, dim=1)[0]))
-        made = draw(open_repository(POCKET / style), scenes)
+        made = draw(open_repository(pocket.base(style)), scenes)
         found[style] = {
             "reconstruction, dB": reconstruction(vae, frames).mean().item(),
             "recogniser on drawn frames": asdict(judge(recogniser, frames, scenes)),

@@ -1,0 +1,70 @@
+"""The shipped models, through the ordinary loaders, and doing what they are for."""
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+
+from tolerances import assert_parity
+from vivant import pocket
+from vivant.evaluate.recogniser import Recogniser
+from vivant.evaluate.stills import GUIDANCE, NUM_STEPS, draw, held_out, judge, reconstruction
+from vivant.pocket.world import STYLES, render
+from vivant.text.clip import encode
+from vivant.train.recipe import open_repository
+from vivant.train.sampling import draw_stills
+
+WEIGHTS = sorted(pocket.FOLDER.rglob("*.safetensors"))
+
+
+@pytest.fixture(autouse=True)
+def without_gradients():
+    with torch.no_grad():
+        yield
+
+
+def test_files_are_small_and_carry_their_licence():
+    assert len(WEIGHTS) == 3 * len(STYLES) + 1
+    assert sum(path.stat().st_size for path in WEIGHTS) < 40e6
+    for path in WEIGHTS:
+        with safe_open(path, framework="pt") as file:
+            assert file.metadata()["license"] == "Apache-2.0"
+            assert {file.get_slice(name).get_dtype() for name in file.keys()} <= {"BF16", "I64"}  # noqa: SIM118
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_a_base_follows_its_text(style):
+    scenes, parts = held_out(style, 24), open_repository(pocket.base(style))
+    found = judge(Recogniser.read(pocket.FOLDER / "recogniser"), draw(parts, scenes), scenes)
+    assert found.both >= 0.7  # 200 prompts are in docs/pocket.json; by chance it were 0.01
+    assert found.style >= 0.9
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_the_autoencoder_reconstructs_scenes(style):
+    frames = np.stack([render(scene, 1, 64)[0] for scene in held_out(style, 16)])
+    assert reconstruction(open_repository(pocket.base(style)).vae, torch.from_numpy(frames)).mean() >= 30
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_diffusers_reads_a_base_and_draws_the_same(style):
+    folder, prompt = pocket.base(style), "a small red fish, on a blue ground"
+    port = diffusers.StableDiffusionPipeline.from_pretrained(
+        folder, dtype=torch.float32, safety_checker=None, feature_extractor=None, requires_safety_checker=False
+    )
+    port.set_progress_bar_config(disable=True)
+    noise = torch.randn((1, 4, 16, 16), generator=torch.Generator().manual_seed(3))
+    theirs = port(
+        prompt, latents=noise, guidance_scale=GUIDANCE, num_inference_steps=NUM_STEPS, output_type="latent"
+    ).images
+    parts = open_repository(folder)
+    text = encode(parts.tokenizer, parts.text_encoder, [prompt, ""])
+    ours = draw_stills(parts.unet, text[:1], text[1:], (16, 16), num_steps=NUM_STEPS, guidance=GUIDANCE, seeds=[3])
+    assert_parity(ours, theirs)
+
+
+@pytest.mark.unchecked
+def test_there_is_no_other_base():
+    with pytest.raises(ValueError, match="oil"):
+        pocket.base("oil")
