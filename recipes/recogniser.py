@@ -14,7 +14,7 @@ from vivant.train.loop import Progress, train
 from vivant.train.settings import Settings
 
 SETTINGS = Settings(
-    steps=1800, batch=48, learning_rate=2e-3, warmup=100, decay="cosine", seed=4, ema=0.995, sample_every=0
+    steps=4000, batch=48, learning_rate=2e-3, warmup=100, decay="cosine", seed=4, ema=0.995, sample_every=0
 )
 
 

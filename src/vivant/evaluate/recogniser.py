@@ -22,7 +22,7 @@ from vivant.train.vae import to_unit
 QUESTIONS: Mapping[str, Sequence[str]] = {"kind": KINDS, "colour": COLOURS, "style": STYLES}
 """What is asked of a picture, and the possible answers: kind and colour of its main thing, and how it is drawn."""
 FILE = "recogniser.safetensors"
-MAX_NOISE = 0.2
+MAX_NOISE = 0.12
 """Largest deviation of the noise on what it learns from, in [-1, 1]: made pictures are never as clean as drawn ones."""
 
 
