@@ -37,7 +37,7 @@ def test_files_are_small_and_carry_their_licence():
 def test_a_base_follows_its_text(style):
     scenes, parts = held_out(style, 24), open_repository(pocket.base(style))
     found = judge(Recogniser.read(pocket.FOLDER / "recogniser"), draw(parts, scenes), scenes)
-    assert found.both >= 0.7  # 200 prompts are in docs/pocket.json; by chance it were 0.01
+    assert found.both >= 0.75  # 200 prompts are in docs/pocket.json; by chance it were 0.01
     assert found.style >= 0.9
 
 
