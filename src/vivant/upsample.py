@@ -65,7 +65,7 @@ class Upsample(nn.Module):
 
 
 def _checksum(weight: Float[Tensor, "d c 3 3"]) -> int:
-    """Sum of the squares of the weight's bits, in words that wrap around: milliseconds for the largest convolution.
+    """Sum of the squares of the weight's bits, in words that wrap around: little beside the convolution itself.
 
     Writing through `weight.data`, as code that averages weights does, is not counted in a tensor's version.
     """

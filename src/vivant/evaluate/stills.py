@@ -12,7 +12,7 @@ from vivant.pocket.world import DrawnClips, Scene, Style, caption
 from vivant.text.clip import encode
 from vivant.train.base import Repository
 from vivant.train.sampling import draw_stills
-from vivant.train.vae import to_unit
+from vivant.train.vae import to_bytes, to_unit
 from vivant.vae.image import AutoencoderKL
 
 GUIDANCE = 5.0
@@ -26,12 +26,6 @@ def reconstruction(vae: AutoencoderKL, pixels: UInt8[Tensor, "n h w 3"]) -> Floa
     seen = to_bytes(vae.decode_tensor(mean))
     error = (seen.float() - pixels.float()).square().flatten(1).mean(1)
     return 10 * torch.log10(255**2 / error)
-
-
-def to_bytes(x: Float[Tensor, "n 3 h w"]) -> UInt8[Tensor, "n h w 3"]:
-    """What an autoencoder gives, as bytes."""
-    values = (x.float() / 2 + 0.5).clamp(0, 1) * 255
-    return values.round().to(torch.uint8).permute(0, 2, 3, 1)
 
 
 @dataclass(frozen=True)

@@ -99,8 +99,13 @@ def to_unit(pixels: UInt8[Tensor, "... h w 3"]) -> Float[Tensor, "... 3 h w"]:
 
 def to_picture(x: Float[Tensor, "3 h w"]) -> Image.Image:
     """What the autoencoder gives, as a picture."""
-    values = ((x.float().cpu() / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
-    return Image.fromarray(rearrange(values, "c h w -> h w c").contiguous().numpy())
+    return Image.fromarray(to_bytes(x).cpu().contiguous().numpy())
+
+
+def to_bytes(x: Float[Tensor, "... 3 h w"]) -> UInt8[Tensor, "... h w 3"]:
+    """The inverse of `to_unit`, clipped and rounded."""
+    values = (x.float() / 2 + 0.5).clamp(0, 1) * 255
+    return rearrange(values.round().to(torch.uint8), "... c h w -> ... h w c")
 
 
 def gradient_difference(
