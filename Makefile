@@ -41,7 +41,7 @@ format: setup
 	$(BIN)/ruff check --fix .
 
 demo: setup
-	$(BIN)/python examples/demo.py
+	$(BIN)/vivant demo -o out --overwrite
 
 bench: setup
 	$(BIN)/python benchmarks/pia.py

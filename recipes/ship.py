@@ -21,6 +21,8 @@ def main(exported: Path, target: Path) -> None:
     """Replace `target` by what a training exported."""
     shutil.rmtree(target, ignore_errors=True)
     for path in sorted(exported.rglob("*")):
+        if (exported / "base") in path.parents:  # what training of motion exports beside the adapter
+            continue
         copy = target / path.relative_to(exported)
         if path.suffix == ".safetensors":
             state = {name: rounded(value) for name, value in load_file(path).items()}

@@ -20,7 +20,7 @@ from vivant.errors import Cancelled, InputError, OutputError
 from vivant.hub.digest import weights_digest
 from vivant.hub.model import pick_dtype
 from vivant.media.checks import DARK, Finding, check_clip
-from vivant.media.frames import frames_hash
+from vivant.media.frames import enlarged, frames_hash
 from vivant.media.recipe import image_digest
 from vivant.media.video import write_clip
 from vivant.pia.compile import compile_unet
@@ -103,11 +103,17 @@ class Result:
         """The frames of the first clip as pictures."""
         return [Image.fromarray(frame) for frame in self.clips[0]]
 
-    def save(self, path: str | PathLike[str], *, clip: int = 0, overwrite: bool = False) -> Path:
+    def save(self, path: str | PathLike[str], *, clip: int = 0, overwrite: bool = False, enlarge: int = 1) -> Path:
         """Write a clip: mp4, webm, gif, webp, apng, a contact sheet (png) or a folder of png, by the suffix.
 
+        Args:
+            path: where to.
+            clip: which.
+            overwrite: replace a file that exists.
+            enlarge: make every side that many times as long, for small clips on large screens.
+
         Raises:
-            InputError: E-CLIP-INDEX when there is no such clip.
+            InputError: E-CLIP-INDEX when there is no such clip, E-ENLARGE.
             OutputError: E-OUTPUT-BAD for a black or frozen clip, E-OUTPUT-EXISTS rather than overwrite.
         """
         if clip not in range(len(self.clips)):
@@ -123,7 +129,9 @@ class Result:
                 "See result.report; vivant.media.video.write_clip(result.clips[0], …) writes it all the same.",
             )
         recipe = {**self.recipe, "clip": clip, "frames_hash": self.recipe["frames_hashes"][clip]}
-        return write_clip(self.clips[clip], path, self.fps, recipe=recipe, overwrite=overwrite)
+        if enlarge != 1:
+            recipe["enlarged"] = enlarge
+        return write_clip(enlarged(self.clips[clip], enlarge), path, self.fps, recipe=recipe, overwrite=overwrite)
 
 
 class Animator:

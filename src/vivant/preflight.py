@@ -8,6 +8,7 @@ from typing import Any, Self
 
 import torch
 
+from vivant import pocket
 from vivant.config import load_json, read
 from vivant.errors import InputError, LoadError
 from vivant.hub.load import WEIGHTS
@@ -142,7 +143,7 @@ class Models:
         return MotionAdapter.from_pretrained(source, **place, dtype=dtype), (note,)
 
     def origins(self) -> dict[str, Any]:
-        """Where both come from, for a recipe: hub ids with commits; of a local folder only its name."""
+        """Where both come from, for a recipe: hub ids with commits; of local folders and shipped models the name."""
         adapter = None
         if self.adapter is not None and self.adapter_folder is not None:
             adapter = _origin(self.adapter, self.adapter_folder)
@@ -191,7 +192,8 @@ def _text_layers(config: Mapping[str, Any]) -> int:
 
 def _origin(source: Source, folder: Path) -> dict[str, Any]:
     if Path(source.source).exists():
-        return {"folder": Path(source.source).resolve().name}
+        place = Path(source.source).resolve()
+        return {"shipped" if place.parent == pocket.FOLDER.resolve() else "folder": place.name}
     commit = folder.name if folder.parent.name == "snapshots" else source.revision
     return {"hub": str(source.source), "revision": commit}
 

@@ -13,7 +13,7 @@ from sources import ROOT, SRC, modules
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 FILES = [path for folder in (SRC, ROOT / "tests") for path in sorted(folder.rglob("*.py"))]
 RUN_TIME = {
-    *("av", "einops", "huggingface-hub", "jaxtyping", "numpy", "pillow", "protobuf", "rich", "safetensors"),
+    *("av", "einops", "huggingface-hub", "jaxtyping", "numpy", "pillow", "protobuf", "pyyaml", "rich", "safetensors"),
     *("sentencepiece", "torch", "transformers", "typer"),
 }
 

@@ -31,9 +31,9 @@ LAYERS = (
 SIBLINGS = ("consisid", "pia")
 RUN_TIME = {
     *("PIL", "av", "einops", "huggingface_hub", "jaxtyping", "numpy", "rich", "safetensors", "torch", "transformers"),
-    *("typer", "vivant"),
+    *("typer", "vivant", "yaml"),
 }
-OPTIONAL = {"pillow_heif", "onnxruntime", "tokenizers"}  # imported in the function that needs them
+OPTIONAL = {"cv2", "pillow_heif", "onnxruntime", "tokenizers"}  # imported in the function that needs them
 DEVICES_ALLOWED = {"vivant.attention", "vivant.placement"}
 FACADE_TORCH = {"Generator", "Tensor", "device", "dtype", "inference_mode", "no_grad"}
 

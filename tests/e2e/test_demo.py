@@ -1,52 +1,80 @@
-"""`make demo`, smaller: its models are readable, its files are what was asked for, and it says what they are."""
+"""`vivant demo`, shorter: real models, real pictures, every file that it promises."""
 
-import importlib.util
+import json
+from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from sources import ROOT
+from vivant import pocket
+from vivant.cli import main
+from vivant.cli.demo import CLIPS, ENLARGE
 from vivant.media.recipe import read_recipe
 from vivant.media.video import read_clip
 
-
-@pytest.fixture
-def demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The script as a module, told to be quick."""
-    spec = importlib.util.spec_from_file_location("demo", ROOT / "examples" / "demo.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    monkeypatch.setattr(module, "OUT", tmp_path / "out")
-    for name, value in (("SIZE", 64), ("FRAMES", 3), ("STEPS", 1), ("FPS", 8)):
-        monkeypatch.setattr(module, name, value)
-    return module
+FILES = {f"{clip.name}{suffix}" for clip in CLIPS for suffix in (".mp4", ".gif")} | {"demo.gif", "index.html"}
 
 
-def test_the_demo(demo: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]):
-    demo.main()
-    said = capfd.readouterr().out
-    assert "random" in said.splitlines()[0]
-    for name in ("demo.mp4", "demo.gif"):
-        assert f"{tmp_path / 'out' / name}: 64 x 64, 3 frames, 8 a second." in said
-        frames, fps = read_clip(tmp_path / "out" / name)
-        assert (frames.shape, fps) == ((3, 64, 64, 3), 8)
-        assert frames.std() > 5
-    assert read_recipe(tmp_path / "out" / "demo.gif")["request"]["motion"] == "loop:large"
+class Links(HTMLParser):
+    """What a page shows and links."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.found: set[str] = set()
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.found |= {value for name, value in attrs if name in ("src", "href") and value}
 
 
-def test_the_demo_notices_a_wrong_file(demo: Any, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(
-        demo, "probe", lambda path: type("Info", (), {"width": 1, "height": 1, "num_frames": 1, "fps": 1})
-    )
-    monkeypatch.setattr(demo, "write_models", lambda folder: None)
-    monkeypatch.setattr(demo, "animate", lambda models, outputs: None)
-    with pytest.raises(SystemExit, match="is not what was asked for"):
-        demo.main()
+@pytest.fixture(scope="module")
+def out(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("demo") / "new" / "out"
+    assert main(["demo", "-o", str(folder), "--frames", "3", "--steps", "2"]) == 0
+    return folder
 
 
-def test_the_photo_has_its_notice():
-    assert "examples/astronaut.jpg" in (ROOT / "THIRD_PARTY_NOTICES").read_text(encoding="utf-8")
-    assert (ROOT / "examples" / "astronaut.jpg").stat().st_size < 50_000
+def test_a_drawing_and_a_photo_with_three_motions_each(out):
+    assert {path.name for path in out.iterdir()} >= FILES
+    assert sorted(clip.picture for clip in CLIPS) == ["drawing"] * 3 + ["photo"] * 3
+    for clip in CLIPS:
+        frames, fps = read_clip(out / f"{clip.name}.gif")
+        assert frames.shape == (3, 64 * ENLARGE, 64 * ENLARGE, 3)
+        assert fps == 8
+        assert read_recipe(out / f"{clip.name}.mp4")["request"]["prompt"] == [clip.prompt]
+    together, _ = read_clip(out / "demo.gif")
+    assert together.shape == (3, 2 * 64 * ENLARGE, 4 * 64 * ENLARGE, 3)
+    with Image.open(pocket.PICTURES["photo"]) as photo:
+        shown = np.asarray(photo.convert("RGB").resize((256, 256))).astype(int)
+    assert np.abs(together[0, 256:, :256].astype(int) - shown).mean() < 12  # the palette of a gif
+
+
+def test_the_page_shows_all_of_them(out):
+    links = Links((out / "index.html").read_text()).found
+    assert links >= {"drawing.png", "photo.png"} | {f"{clip.name}.mp4" for clip in CLIPS}
+    assert {name for name in links if not (out / name).is_file()} == set()
+
+
+def test_nothing_is_replaced_unasked(out, capsys):
+    before = {path: path.read_bytes() for path in out.iterdir()}
+    assert main(["demo", "-o", str(out), "--frames", "3", "--steps", "2", "--json"]) == 4
+    assert json.loads(capsys.readouterr().out)["error"]["code"] == "E-OUTPUT-EXISTS"
+    assert {path: path.read_bytes() for path in out.iterdir()} == before
+
+
+def test_a_clip_of_the_demo_is_made_again(out, capsys):
+    """The recipe names the models that ship, so nobody has to say where they are."""
+    name = CLIPS[0].name
+    assert main(["redo", str(out / f"{name}.gif"), "--image", str(pocket.PICTURES["drawing"]), "--offline"]) == 0
+    assert "The same frames as before." in capsys.readouterr().out
+    again, _ = read_clip(out / f"{name}-redo.gif")
+    assert np.array_equal(again, read_clip(out / f"{name}.gif")[0])
+
+
+def test_the_pictures_have_their_notice():
+    notices = (ROOT / "THIRD_PARTY_NOTICES").read_text(encoding="utf-8")
+    assert "src/vivant/pocket/pictures/photo.jpg" in notices
+    assert sum(path.stat().st_size for path in pocket.PICTURES.values()) < 100_000

@@ -8,9 +8,10 @@ from safetensors import safe_open
 
 from tolerances import assert_parity
 from vivant import pocket
+from vivant.evaluate.pocket import DIRECTIONS, Models, drawn
 from vivant.evaluate.recogniser import Recogniser
 from vivant.evaluate.stills import GUIDANCE, NUM_STEPS, draw, held_out, judge, reconstruction
-from vivant.pocket.world import STYLES, render
+from vivant.pocket.world import STYLES, render, vocabulary
 from vivant.text.clip import encode
 from vivant.train.recipe import open_repository
 from vivant.train.sampling import draw_stills
@@ -25,7 +26,7 @@ def without_gradients():
 
 
 def test_files_are_small_and_carry_their_licence():
-    assert len(WEIGHTS) == 3 * len(STYLES) + 1
+    assert len(WEIGHTS) == 3 * len(STYLES) + 2
     assert sum(path.stat().st_size for path in WEIGHTS) < 40e6
     for path in WEIGHTS:
         with safe_open(path, framework="pt") as file:
@@ -62,6 +63,26 @@ def test_diffusers_reads_a_base_and_draws_the_same(style):
     text = encode(parts.tokenizer, parts.text_encoder, [prompt, ""])
     ours = draw_stills(parts.unet, text[:1], text[1:], (16, 16), num_steps=NUM_STEPS, guidance=GUIDANCE, seeds=[3])
     assert_parity(ours, theirs)
+
+
+def test_both_bases_know_the_words_of_motion():
+    """The same text encoder, in which every word of a caption is one token."""
+    papers, neons = (open_repository(pocket.base(style)) for style in STYLES)
+    for name, value in papers.text_encoder.state_dict().items():
+        assert torch.equal(value, neons.text_encoder.state_dict()[name])
+    words = vocabulary()
+    assert [word for word in words if len(papers.tokenizer.tokenize(word)) > 1] == []
+    assert max(papers.tokenizer.get_vocab().values()) + 1 == papers.text_encoder.config.vocab_size
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_things_move_as_the_text_says(style):
+    """A few of the clips of `vivant eval pocket`; docs/eval has 100 of each kind."""
+    models = Models.load()
+    made = list(models.make(drawn(style, DIRECTIONS, 12, tag=2), style))
+    assert sum(clip.is_right for clip in made) >= 8  # by chance 3
+    assert np.mean([clip.measures.fidelity for clip in made]) >= 20
+    assert all(all(models.sees(clip, "style")) for clip in made[:4])
 
 
 @pytest.mark.unchecked

@@ -64,3 +64,11 @@ def test_every_clip_has_its_own_picture():
 def test_no_clips_have_no_statistics():
     with pytest.raises(ValueError, match="no clips"):
         statistics([])
+
+
+def test_what_counts_as_largest_can_be_less_than_the_largest():
+    """Nine clips like each other and an odd one: it decides at 1, and not at 0.8."""
+    clips = [np.array([[0, i], [i, 0]], np.float32) for i in (*range(1, 10), 1000)]
+    assert statistics(clips)[1].tolist() == [1, 1000]
+    assert statistics(clips, 0.8)[1, 1] < 10
+    assert statistics(clips, 0.5)[1, 1] == 5.5

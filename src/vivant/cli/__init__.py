@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from vivant import __version__
-from vivant.cli import animate, info, redo, train
+from vivant.cli import animate, demo, evaluate, info, redo, train
 from vivant.cli.screen import Code, Sections, print_json
 
 app = typer.Typer(
@@ -18,10 +18,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.command(cls=Sections)(demo.demo)
 app.command(cls=Sections)(animate.animate)
 app.command(cls=Sections)(info.info)
 app.command(cls=Sections)(redo.redo)
 app.command(cls=Sections)(train.train)
+app.add_typer(evaluate.app, name="eval")
 
 
 @app.command()

@@ -44,7 +44,6 @@ def option(flag: str, text: str, heading: str, **more: Any) -> Any:
 def animate(
     photo: Annotated[str, Argument(help="The picture: a path or an http(s) address.")],
     prompt: Annotated[str, Argument(help="What happens, in a sentence.")],
-    base: Annotated[str, option("--base", "Stable Diffusion 1.5 repository: a folder or a hub id.", MODELS)],
     output: Annotated[
         list[str],
         option(
@@ -54,6 +53,15 @@ def animate(
             OUTPUT,
         ),
     ],
+    base: Annotated[
+        str | None,
+        option(
+            "--base",
+            "Stable Diffusion 1.5 repository: a folder or a hub id; the small model that ships with vivant (64 x 64 "
+            "pixels) if not given.",
+            MODELS,
+        ),
+    ] = None,
     motion_adapter: Annotated[
         str | None,
         option(
@@ -72,7 +80,8 @@ def animate(
         str | None,
         option(
             "--size",
-            "WIDTHxHEIGHT in pixels, multiples of 8; the picture's, with its longer side at most 512, if not given.",
+            "WIDTHxHEIGHT in pixels, multiples of 8; the picture's, with its longer side at most 512, if not given "
+            "(64x64 for the model that ships).",
             CLIP,
         ),
     ] = None,
@@ -99,8 +108,14 @@ def animate(
     # Sampling
     num_inference_steps: Annotated[int, option("--steps", "Denoising steps.", SAMPLING)] = 25,
     guidance_scale: Annotated[
-        float, option("--guidance", "How strictly to follow the prompt; 1 and below switch guidance off.", SAMPLING)
-    ] = 7.5,
+        float | None,
+        option(
+            "--guidance",
+            "How strictly to follow the prompt; 1 and below switch guidance off; 7.5 if not given (4 for the model "
+            "that ships).",
+            SAMPLING,
+        ),
+    ] = None,
     image_guidance_scale: Annotated[
         float | None,
         option("--image-guidance", "Separate strength of the picture, for half more time; off if not given.", SAMPLING),
@@ -162,6 +177,9 @@ def animate(
     offline: Annotated[bool, option("--offline", "Never touch the network.", MODELS)] = False,
     # Output
     overwrite: Annotated[bool, option("--overwrite", "Replace files that exist.", OUTPUT)] = False,
+    enlarge: Annotated[
+        int, option("--enlarge", "Write every side that many times as long, for small clips.", OUTPUT)
+    ] = 1,
     json: Annotated[bool, option("--json", "Print one JSON object, and nothing else.", OUTPUT)] = False,
 ) -> None:
     """Make a clip of a picture.
@@ -176,7 +194,6 @@ def animate(
             **sides_of(size, height, width),
             "fit": fit.value,
             "num_inference_steps": num_inference_steps,
-            "guidance_scale": guidance_scale,
             "image_guidance_scale": image_guidance_scale,
             "strength": strength,
             "eta": eta,
@@ -185,8 +202,8 @@ def animate(
             "seed": seed_of(seed),
             "fps": fps,
         }
-        if negative_prompt is not None:
-            request["negative_prompt"] = negative_prompt
+        given = {"negative_prompt": negative_prompt, "guidance_scale": guidance_scale}
+        request |= {name: value for name, value in given.items() if value is not None}
         scales = scales_of(freeu)
         passes = passes_of(
             free_init,
@@ -201,9 +218,11 @@ def animate(
         from vivant.cli import making
 
         request |= making.settings(passes, scales)
+        if base is None:
+            request = making.for_shipped(screen, motion_adapter, request)
         loading = making.Loading(
-            base=base,
-            motion_adapter=motion_adapter,
+            base=base or making.SHIPPED_BASE,
+            motion_adapter=motion_adapter if base else making.SHIPPED_MOTION,
             numerics=numerics.value,
             dtype=dtype.value,
             device=device,
@@ -214,7 +233,7 @@ def animate(
             cache_dir=cache_dir,
             offline=offline,
         )
-        making.animate(screen, loading, photo, prompt, request, output, overwrite)
+        making.animate(screen, loading, photo, prompt, request, output, overwrite, enlarge)
 
 
 def motion_of(text: str) -> str | int | tuple[float, ...]:

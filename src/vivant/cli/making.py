@@ -12,10 +12,12 @@ from typing import Any
 import torch
 import typer
 
+from vivant import pocket
 from vivant.api import Animator, Result
 from vivant.cli.screen import Screen, code_of, duration, error_json, print_json, size, stoppable, unstoppable
-from vivant.errors import OutputError, VivantError
+from vivant.errors import InputError, OutputError, VivantError
 from vivant.freeinit import FreeInit
+from vivant.media.frames import check_enlarge
 from vivant.media.recipe import sidecar_of
 from vivant.media.still import Still, read_still
 from vivant.media.video import check_output
@@ -23,6 +25,8 @@ from vivant.pia.freeu import FreeU
 from vivant.placement import check_place
 from vivant.preflight import Models, check_animate
 
+SHIPPED_BASE, SHIPPED_MOTION = str(pocket.base()), str(pocket.motion())
+FULL_SIZE = "SG161222/Realistic_Vision_V6.0_B1_noVAE"
 DTYPES = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -94,6 +98,32 @@ def settings(passes: Mapping[str, Any] | None, scales: Sequence[float] | None) -
     }
 
 
+def for_shipped(screen: Screen, motion_adapter: str | None, request: Mapping[str, Any]) -> dict[str, Any]:
+    """A request for the model that ships, in its own size and guidance where nothing was said, and a word about it.
+
+    Raises:
+        InputError: E-BASE-NONE for an adapter without its base.
+    """
+    if motion_adapter is not None:
+        raise InputError(
+            "E-BASE-NONE",
+            "--motion-adapter is given, and no --base.",
+            "The small model that ships has a motion adapter of its own.",
+            "Add --base, or leave --motion-adapter out.",
+        )
+    screen.say(
+        "No --base is given: this is the small model that ships with vivant, for 64 x 64 pixels.\n"
+        f"For a full-size clip (fetches several GB, once): add --base {FULL_SIZE}"
+    )
+    sized = request.get("height") or request.get("width")
+    own = {name: value for name, value in pocket.SETTINGS.items() if not (sized and name in ("height", "width"))}
+    merged = {**own, **{name: value for name, value in request.items() if value is not None or name not in own}}
+    guided = merged["guidance_scale"] > 1 or merged.get("image_guidance_scale") is not None
+    if not guided and not request.get("negative_prompt"):
+        del merged["negative_prompt"]  # nothing would read it
+    return merged
+
+
 def animate(
     screen: Screen,
     loading: Loading,
@@ -102,8 +132,10 @@ def animate(
     request: Mapping[str, Any],
     outputs: Sequence[str],
     overwrite: bool,
+    enlarge: int,
 ) -> None:
     """All of `vivant animate` behind the reading of its options."""
+    check_enlarge(enlarge)
     still = read_still(photo)
     decided = check_animate(still, prompt, **request)
     count = decided.num_videos_per_prompt
@@ -115,7 +147,7 @@ def animate(
         animator = loading.load(screen)
         fields = {name: getattr(decided, name) for name in decided.__dataclass_fields__}
         result = run(screen, animator, [still], fields, stopped)
-    shown = write(screen, result, dict(enumerate(targets)), overwrite)
+    shown = write(screen, result, dict(enumerate(targets)), overwrite, enlarge)
     finish(screen, result, shown)
 
 
@@ -170,7 +202,7 @@ def check_targets(
 
 
 def write(
-    screen: Screen, result: Result, targets: Mapping[int, Sequence[str]], overwrite: bool
+    screen: Screen, result: Result, targets: Mapping[int, Sequence[str]], overwrite: bool, enlarge: int = 1
 ) -> list[dict[str, Any]]:
     """Write clips under their names. A clip that cannot be written does not keep the others from it.
 
@@ -179,6 +211,7 @@ def write(
         result: holds the clips.
         targets: index of a clip to its names.
         overwrite: replace files.
+        enlarge: see `Result.save`.
 
     Returns:
         For every file its path and hash, or its error.
@@ -189,7 +222,7 @@ def write(
         for clip, paths in targets.items():
             for path in paths:
                 try:
-                    result.save(path, clip=clip, overwrite=overwrite)
+                    result.save(path, clip=clip, overwrite=overwrite, enlarge=enlarge)
                 except VivantError as error:
                     failed = failed or error
                     shown.append({"path": path, "clip": clip, "error": error_json(error)})

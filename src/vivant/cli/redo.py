@@ -24,6 +24,7 @@ PICTURES = (
     *(".png", ".jpg", ".jpeg", ".jp2", ".webp", ".avif", ".heic", ".heif"),
     *(".gif", ".bmp", ".tif", ".tiff", ".ppm"),
 )
+SHIPPED = ("paper", "neon", "motion")  # folders of vivant.pocket
 MAX_FILES = 2000
 MAX_TRAINING_STEPS = 10_000
 # What is wrong with a source of which only a part, or nothing, is in the cache.
@@ -34,11 +35,12 @@ FETCHABLE = (
 
 
 class Origin(NamedTuple):
-    """Where a model came from: a hub id with its commit, or the name of a local folder."""
+    """Where a model came from: a hub id with its commit, the name of a local folder, or one that ships with vivant."""
 
     hub: str | None
     revision: str | None
     folder: str | None
+    shipped: str | None
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,7 @@ class Recipe:
     compiled: bool
     device: str
     scheduler: "Scheduler"
+    enlarged: int
     pictures: tuple[str, ...]
     sizes: tuple[tuple[int, int], ...]
     versions: Mapping[str, str]
@@ -120,7 +123,7 @@ def redo(
             animator.pipeline.scheduler = recipe.scheduler
             check_weights(animator, recipe)
             result = making.run(screen, animator, stills, fields, stopped)
-        shown = making.write(screen, result, {recipe.clip: outputs}, overwrite)
+        shown = making.write(screen, result, {recipe.clip: outputs}, overwrite, recipe.enlarged)
         same = result.recipe["frames_hashes"][recipe.clip] == recipe.hashes[recipe.clip]
         making.finish(screen, result, shown, {"same": same})
         if same:
@@ -142,6 +145,7 @@ def parse(recipe: Mapping[str, Any]) -> Recipe:
     Raises:
         LoadError: E-RECIPE-FIELD; or what the request finds wrong with its own fields.
     """
+    from vivant.media.frames import check_enlarge
     from vivant.request import PIARequest, texts
 
     try:
@@ -155,6 +159,8 @@ def parse(recipe: Mapping[str, Any]) -> Recipe:
         sizes = picture.get("sizes")
         if not isinstance(sizes, list) or not all(isinstance(s, list) and len(s) == 2 for s in sizes):
             raise _wrong("image.sizes", sizes)
+        enlarge = recipe.get("enlarged", 1)
+        check_enlarge(enlarge)
         request = PIARequest.from_json(_dict(recipe, "request"))
         for name in ("height", "width", "seed"):
             if getattr(request, name) in (None, -1):  # nothing that could be repeated
@@ -175,6 +181,7 @@ def parse(recipe: Mapping[str, Any]) -> Recipe:
             compiled=models.get("compiled") is True,
             device=_text(recipe, "device"),
             scheduler=_scheduler(_dict(models, "scheduler")),
+            enlarged=enlarge,
             pictures=_texts(picture, "digests"),
             sizes=tuple((int(w), int(h)) for w, h in sizes),
             versions=_named_texts(recipe, "versions"),
@@ -232,10 +239,14 @@ def _origin(value: object, name: str) -> Origin:
 
     if not isinstance(value, dict):
         raise _wrong(name, value)
-    hub, revision, folder = (_optional(value, field) for field in Origin._fields)
-    if (folder is None) if hub is None else not is_hub_id(hub):
+    origin = Origin(*(_optional(value, field) for field in Origin._fields))
+    if origin.hub is None:
+        known = origin.folder is not None or origin.shipped in SHIPPED
+    else:
+        known = is_hub_id(origin.hub)
+    if not known:
         raise _wrong(name, value)
-    return Origin(hub, revision, folder)
+    return origin
 
 
 def _scheduler(config: Mapping[str, Any]) -> "Scheduler":
@@ -326,6 +337,10 @@ def _pictures_beside(file: Path, sizes: tuple[tuple[int, int], ...]) -> Iterator
 def _source(name: str, given: str | None, origin: Origin) -> str:
     if given is not None:
         return given
+    if origin.hub is None and origin.shipped is not None:
+        from vivant.pocket import FOLDER
+
+        return str(FOLDER / origin.shipped)
     if origin.hub is None:
         raise InputError(
             "E-REDO-MODEL",

@@ -20,6 +20,9 @@ _NTSC = (Fraction(24000, 1001), Fraction(30000, 1001), Fraction(60000, 1001))
 _SLACK = 2e-3
 
 
+MAX_ENLARGE = 16
+
+
 def as_frames(frames: Frames) -> UInt8[np.ndarray, "f h w 3"]:
     """Bring a clip into one array.
 
@@ -49,6 +52,26 @@ def frames_hash(frames: Frames) -> str:
     digest = hashlib.sha256("f{} h{} w{} rgb8 ".format(*pixels.shape[:3]).encode())
     digest.update(np.ascontiguousarray(pixels).data)
     return f"sha256:{digest.hexdigest()}"
+
+
+def check_enlarge(times: int) -> None:
+    """Refuse (E-ENLARGE) what is no small whole number of times."""
+    if type(times) is not int or not 1 <= times <= MAX_ENLARGE:
+        raise InputError("E-ENLARGE", f"enlarge is {times!r}.", "", f"Give a whole number from 1 to {MAX_ENLARGE}.")
+
+
+def enlarged(frames: UInt8[np.ndarray, "f h w 3"], times: int) -> UInt8[np.ndarray, "f h2 w2 3"]:
+    """Frames with sides `times` as long, by Pillow's Lanczos filter.
+
+    Raises:
+        InputError: E-ENLARGE.
+    """
+    check_enlarge(times)
+    if times == 1:
+        return frames
+    height, width = frames.shape[1:3]
+    size, lanczos = (width * times, height * times), Image.Resampling.LANCZOS
+    return np.stack([np.asarray(Image.fromarray(frame).resize(size, lanczos)) for frame in frames])
 
 
 def as_rate(fps: Rate) -> Fraction:

@@ -40,21 +40,19 @@ def differences(pixels: UInt8[np.ndarray, "f h w 3"]) -> Float[np.ndarray, "f f"
     return np.stack([np.abs(hsv - frame).mean(axis=1) for frame in hsv]).astype(np.float32)
 
 
-def statistics(clips: Iterable[Float[np.ndarray, "f f"]]) -> Float[np.ndarray, "f 2"]:
+def statistics(clips: Iterable[Float[np.ndarray, "f f"]], largest: float = 1.0) -> Float[np.ndarray, "f 2"]:
     """The smallest and the largest difference in a data set, for every distance between frames.
 
     Args:
         clips: `differences` of every clip.
+        largest: the part of the differences that are no larger than what counts as the largest. At 1 one odd clip
+            decides over all.
     """
-    low = high = None
-    for pairs in clips:
-        num = len(pairs)
-        rows = np.stack([[np.diagonal(pairs, k).min(), np.diagonal(pairs, k).max()] for k in range(num)])
-        low = rows[:, 0] if low is None else np.minimum(low, rows[:, 0])
-        high = rows[:, 1] if high is None else np.maximum(high, rows[:, 1])
-    if low is None or high is None:
+    found = [[np.diagonal(pairs, k) for k in range(len(pairs))] for pairs in clips]
+    if not found:
         raise ValueError("There are no clips to take statistics from.")
-    return np.stack([low, high], axis=1)
+    distances = [np.concatenate(of_clips) for of_clips in zip(*found, strict=True)]
+    return np.array([[values.min(), np.quantile(values, largest)] for values in distances], dtype=np.float32)
 
 
 def coefficients(

@@ -130,7 +130,7 @@ class BaseTask:
         text = unet.read_text(encode(self.parts.tokenizer, self.parts.text_encoder, prompts).to(dtype))
         noisy = add_noise(x0, eps, timesteps, self.abar)
         predicted = unet.predict(noisy.to(dtype), timesteps, text)
-        weights = weight(timesteps, self.abar, self.loss.noise.snr_limit)
+        weights = weight(timesteps, self.abar, self.loss.noise)
         loss = eps_loss(predicted, eps, weights)
         return {"loss": loss, "high noise": _mean_where(loss, timesteps >= len(self.abar) // 2)}
 

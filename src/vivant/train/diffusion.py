@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -22,15 +22,21 @@ class Noise:
         offset: weight of a constant added to the noise of every channel, so that mean colours are learnt at high
             noise levels too, where a linear schedule still shows a little of them.
         snr_limit: weigh a sample's loss by min(SNR, limit) / SNR (arXiv 2303.09556, eq. 5 for eps); 0 weighs all alike.
+        error: whose error is minimised: that of the noise, ``"eps"``, or of the velocity, ``"v"`` (arXiv 2202.00512),
+            which is (SNR + 1) / SNR times as large. By the noise the highest levels, where the text decides what
+            moves, count almost nothing.
     """
 
     offset: float = 0.0
     snr_limit: float = 0.0
+    error: Literal["eps", "v"] = "eps"
 
     def __post_init__(self):
         for name in ("offset", "snr_limit"):
             if getattr(self, name) < 0:
                 raise InputError("E-TRAIN-SETTING", f"{name} is {getattr(self, name)}; it must be 0 or more.")
+        if self.error not in ("eps", "v"):
+            raise InputError("E-TRAIN-SETTING", f"error is {self.error!r}.", "", "Use eps or v.")
 
 
 _preset: dict[str, Any] = SCHEDULER
@@ -60,13 +66,12 @@ def add_noise(
     return level.sqrt() * x0 + (1 - level).sqrt() * eps
 
 
-def weight(timesteps: Int[Tensor, " b"], abar: Float[Tensor, " t"], snr_limit: float) -> Float[Tensor, " b"]:
-    """What each sample's squared error counts."""
-    if not snr_limit:
-        return torch.ones(len(timesteps), device=timesteps.device)
+def weight(timesteps: Int[Tensor, " b"], abar: Float[Tensor, " t"], noise: Noise) -> Float[Tensor, " b"]:
+    """What each sample's squared error of the noise counts."""
     abar = abar.to(timesteps.device)
     snr = abar[timesteps] / (1 - abar[timesteps])
-    return snr.clamp(max=snr_limit) / snr
+    counted = snr + 1 if noise.error == "v" else snr
+    return (counted.clamp(max=noise.snr_limit) if noise.snr_limit else counted) / snr
 
 
 def eps_loss(

@@ -3,12 +3,14 @@
 Encoding is resumed where it stopped. Every file is complete or not there.
 """
 
+import copy
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,6 +19,7 @@ from jaxtyping import Float, UInt8
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 from vivant.config import dump_json, load_json
 from vivant.errors import InputError
@@ -29,6 +32,8 @@ SHARD = 256
 """Clips in a file."""
 PIXELS = 1 << 18
 """What is encoded together: one frame of 512 x 512, or 64 of 64 x 64."""
+WORKERS = 1
+"""Processes that read clips while others are encoded."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +91,7 @@ def encode(
     what: Mapping[str, Any],
     *,
     seed: int = 0,
+    dtype: torch.dtype = torch.float32,
     on_clip: Callable[[int, int], None] = lambda done, total: None,
 ) -> Latents:
     """Encode every clip of a source once, in bfloat16.
@@ -96,6 +102,7 @@ def encode(
         folder: where to write; what is there already is kept.
         what: describes source and autoencoder; a folder begun with another description is refused.
         seed: of the random choices of the source.
+        dtype: in what to compute.
         on_clip: told how many clips are done, of how many.
 
     Raises:
@@ -112,20 +119,50 @@ def encode(
             "Choose another folder for the latents, or remove that one.",
         )
     dump_json(described, note)
-    for shard in range(-(-len(source) // SHARD)):
+    missing = [i for i in range(len(source)) if not (folder / _name(i // SHARD)).is_file()]
+    read = DataLoader(_Read(source, seed, missing), batch_size=None, num_workers=WORKERS, collate_fn=_as_it_is)
+    clips, frozen = iter(read), copy.deepcopy(vae).to(dtype=dtype)
+    for shard in sorted({i // SHARD for i in missing}):
         first, last = shard * SHARD, min(len(source), (shard + 1) * SHARD)
-        path = folder / _name(shard)
-        if not path.is_file():
-            clips = [source.read(i, numpy_rng(seed, i)) for i in range(first, last)]
-            together = max(1, PIXELS // clips[0].pixels[..., 0].size)
-            groups = [clips[i : i + together] for i in range(0, len(clips), together)]
-            parts = [_encoded(vae, np.stack([clip.pixels for clip in group])) for group in groups]
-            tensors = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-            captions = json.dumps([clip.caption for clip in clips])
-            with replacing(path, overwrite=False) as temporary:
-                save_file(tensors, temporary, metadata={"captions": captions})
+        group = list(islice(clips, last - first))
+        together = max(1, PIXELS // group[0].pixels[..., 0].size)
+        pixels = [np.stack([clip.pixels for clip in group[i : i + together]]) for i in range(0, len(group), together)]
+        parts = [_encoded(frozen, part) for part in pixels]
+        tensors = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        tensors["differences"] = torch.from_numpy(np.stack([clip.differences for clip in group]))
+        captions = json.dumps([clip.caption for clip in group])
+        with replacing(folder / _name(shard), overwrite=False) as temporary:
+            save_file(tensors, temporary, metadata={"captions": captions})
         on_clip(last, len(source))
     return Latents(folder, len(source))
+
+
+class _Clip(NamedTuple):
+    pixels: UInt8[np.ndarray, "f h w 3"]
+    differences: Float[np.ndarray, "f f"]
+    caption: str
+
+
+@dataclass(frozen=True)
+class _Read(Dataset[_Clip]):
+    """Clips of a source as torch's reading processes see them."""
+
+    source: Source
+    seed: int
+    indices: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, place: int) -> _Clip:
+        i = self.indices[place]
+        clip = self.source.read(i, numpy_rng(self.seed, i))
+        return _Clip(clip.pixels, differences(clip.pixels), clip.caption)
+
+
+def _as_it_is(clip: Any) -> Any:
+    """In place of torch's own collation, which would turn arrays into tensors."""
+    return clip
 
 
 def _encoded(vae: AutoencoderKL, pixels: UInt8[np.ndarray, "n f h w 3"]) -> dict[str, Tensor]:
@@ -136,5 +173,4 @@ def _encoded(vae: AutoencoderKL, pixels: UInt8[np.ndarray, "n f h w 3"]) -> dict
     mean, logvar = moments.chunk(2, dim=2)
     scale = vae.settings.scaling_factor
     deviation = torch.exp(0.5 * logvar.clamp(-30.0, 20.0))
-    pairs = torch.from_numpy(np.stack([differences(clip) for clip in pixels]))
-    return {"mean": (scale * mean).bfloat16(), "deviation": (scale * deviation).bfloat16(), "differences": pairs}
+    return {"mean": (scale * mean).bfloat16(), "deviation": (scale * deviation).bfloat16()}

@@ -14,7 +14,7 @@ Paths are relative to the recipe. A key that nothing reads is refused by name.
 
 import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -40,7 +40,14 @@ from vivant.train.pia import PiaLoss, PiaTask, new_adapter
 from vivant.train.processes import Processes, joined
 from vivant.train.samples import Source, numpy_rng
 from vivant.train.settings import Settings
-from vivant.train.text import new_text_encoder, train_tokenizer
+from vivant.train.text import (
+    add_embeddings,
+    learn_words,
+    new_text_encoder,
+    num_ids,
+    strange_words,
+    train_tokenizer,
+)
 from vivant.train.vae import VaeLoss, VaeTask, to_unit
 from vivant.vae.image import AutoencoderKL
 
@@ -275,10 +282,25 @@ def _pia(recipe: Recipe, folder: Path, processes: Processes, say: Callable[[str]
         adapter = new_adapter(parts.unet.settings, recipe.settings.seed, **model.config)
     clips = [source.read(i, numpy_rng(1, i)) for i in range(recipe.shown.num)]
     shown = [(to_unit(torch.from_numpy(clip.pixels[:1])), clip.caption) for clip in clips]
-    table = _statistics(source, folder, processes, say)
+    num_known, words = num_ids(parts.tokenizer), ()
+    if recipe.loss.words:
+        parts, words = _with_words(parts, source, recipe.settings.seed, folder, processes, say)
+    table = _statistics(source, recipe.loss.largest, folder, processes, say)
     source = _stored(recipe, parts.vae, source, processes, say)
     checkpointing, num_frames = recipe.settings.gradient_checkpointing, recipe.data[0].num_frames
-    task = PiaTask(parts, adapter, recipe.loss, table, shown, num_frames, gradient_checkpointing=checkpointing)
+    if recipe.loss.halved > 0.5:  # sheets show what is learnt most
+        num_frames = -(-num_frames // 2)
+    task = PiaTask(
+        parts,
+        adapter,
+        recipe.loss,
+        table,
+        shown,
+        num_frames,
+        words=words,
+        num_known=num_known,
+        gradient_checkpointing=checkpointing,
+    )
     return task, source
 
 
@@ -288,8 +310,29 @@ STATISTICS_CLIPS = 2000
 """Clips from which the largest differences of a data set are taken."""
 
 
+STRANGE_CAPTIONS, OFTEN = 5000, 5
+"""Captions that are searched for words that the base does not know, and how often these must occur."""
+
+
+def _with_words(
+    parts: Repository, source: Source, seed: int, folder: Path, processes: Processes, say: Callable[[str], None]
+) -> tuple[Repository, tuple[str, ...]]:
+    """A base whose vocabulary has the captions' words, and the new ones, whose embeddings are random."""
+    tokens, note = folder / "tokenizer", folder / "words.json"
+    if not (tokens / "vocab.json").is_file() and processes.leads:
+        captions = (source.read(i, numpy_rng(0, i)).caption for i in range(min(len(source), STRANGE_CAPTIONS)))
+        words = strange_words(parts.tokenizer, captions, OFTEN)
+        say(f"Words that are new to the base: {', '.join(words) or 'none'}.")
+        dump_json({"words": list(words)}, note)
+        learn_words(parts.tokenizer, words, tokens)
+    processes.wait()
+    tokenizer = load_tokenizer(tokens)
+    add_embeddings(parts.text_encoder, num_ids(tokenizer), seed)
+    return replace(parts, tokenizer=tokenizer), tuple(load_json(note)["words"])
+
+
 def _statistics(
-    source: Source, folder: Path, processes: Processes, say: Callable[[str], None]
+    source: Source, largest: float, folder: Path, processes: Processes, say: Callable[[str], None]
 ) -> Float[np.ndarray, "f 2"]:
     """The differences of frames in the data set, computed once for a run and stored beside it."""
     path = folder / "affinity.json"
@@ -297,7 +340,7 @@ def _statistics(
         say("Measuring how much the frames of the data set differ.")
         folder.mkdir(parents=True, exist_ok=True)
         clips = range(min(len(source), STATISTICS_CLIPS))
-        table = statistics(differences(source.read(i, numpy_rng(2, i)).pixels) for i in clips)
+        table = statistics((differences(source.read(i, numpy_rng(2, i)).pixels) for i in clips), largest)
         dump_json({"low": table[:, 0].tolist(), "high": table[:, 1].tolist(), "clips": len(clips)}, path)
     processes.wait()
     stored = load_json(path)
@@ -313,7 +356,8 @@ def _stored(
     what = {"data": recipe.text["data"], "vae": weights_digest(vae)}
     if processes.leads:
         say(f"Encoding {len(source)} clips once.")
-        encode(source, vae, recipe.model.latents, what)
+        dtype = loop.autocast_dtype(recipe.settings, processes.device)
+        encode(source, vae.to(processes.device), recipe.model.latents, what, dtype=dtype)
     processes.wait()
     return encode(source, vae, recipe.model.latents, what)  # finds all files there
 

@@ -1,6 +1,7 @@
 """Sentences about scenes, in few words."""
 
 from collections.abc import Iterable
+from string import ascii_lowercase
 from typing import TypeVar
 
 import numpy as np
@@ -36,24 +37,25 @@ GROUNDS: dict[Ground, Phrases] = {  # around the tone
     "clouds": ("in a {} sky with clouds", "in a cloudy {} sky"),
 }
 MOTIONS: dict[Motion, Phrases] = {
-    "still": ("standing still", "not moving", "at rest"),
-    "left": ("moving left", "moving to the left", "going left"),
-    "right": ("moving right", "moving to the right", "going right"),
-    "up": ("moving up", "rising", "going up"),
-    "down": ("moving down", "sinking", "going down"),
-    "growing": ("growing", "getting bigger"),
-    "shrinking": ("shrinking", "getting smaller"),
-    "clockwise": ("turning clockwise", "spinning clockwise"),
-    "counterclockwise": ("turning counterclockwise", "spinning counterclockwise"),
-    "bouncing": ("bouncing", "jumping up and down"),
-    "zoom in": ("camera zooms in", "the camera zooms in", "the camera moves closer"),
-    "zoom out": ("camera zooms out", "the camera zooms out", "the camera moves away"),
-    "pan left": ("camera pans left", "the camera pans left", "the camera pans to the left"),
-    "pan right": ("camera pans right", "the camera pans right", "the camera pans to the right"),
-    "turn": ("camera turns", "the camera turns", "the camera rolls"),
+    "still": ("standing still", "not moving", "at rest", "still"),
+    "left": ("moving left", "moving to the left", "going left", "moves left"),
+    "right": ("moving right", "moving to the right", "going right", "moves right"),
+    "up": ("moving up", "rising", "going up", "moves up"),
+    "down": ("moving down", "sinking", "going down", "moves down"),
+    "growing": ("growing", "getting bigger", "grows"),
+    "shrinking": ("shrinking", "getting smaller", "shrinks"),
+    "clockwise": ("turning clockwise", "spinning clockwise", "rotating clockwise", "rotating"),
+    "counterclockwise": ("turning counterclockwise", "spinning counterclockwise", "rotating counterclockwise"),
+    "bouncing": ("bouncing", "jumping up and down", "bounces"),
+    "zoom in": ("camera zooms in", "the camera zooms in", "the camera moves closer", "zoom in"),
+    "zoom out": ("camera zooms out", "the camera zooms out", "the camera moves away", "zoom out"),
+    "pan left": ("camera pans left", "the camera pans left", "the camera pans to the left", "pan left"),
+    "pan right": ("camera pans right", "the camera pans right", "the camera pans to the right", "pan right"),
+    "turn": ("camera turns", "the camera turns", "the camera rolls", "turn the camera"),
 }
 MAGNITUDES: dict[Magnitude, Phrases] = {"small": ("a little", "slightly"), "moderate": ("",), "large": ("a lot",)}
 PHOTO: Phrases = ("a photo", "photo")
+MOVING_PHOTO: Phrases = (*PHOTO, "a photo of a {}", "{}", "a {}", "")  # around a name
 STILL_PHOTO: Phrases = ("not moving", "nothing moves")
 
 
@@ -86,19 +88,24 @@ def caption(scene: Scene, rng: np.random.Generator | None = None, *, with_motion
 def photo_caption(
     motion: Motion, magnitude: Magnitude, rng: np.random.Generator | None = None, *, with_motion: bool = True
 ) -> str:
-    """The same for a photo over which the camera moves, or whose motion is "still"; nothing in it is named."""
+    """The same for a photo over which the camera moves, or whose motion is "still".
+
+    What it shows is not said, or said by a made-up word: users will name things that the models do not know, and those
+    words should change nothing.
+    """
     speaker = _Speaker(rng)
-    photo = speaker.say(PHOTO)
     if not with_motion:
-        return photo
-    return f"{photo}, {speaker.say(STILL_PHOTO) if motion == 'still' else speaker.motion(motion, magnitude)}"
+        return speaker.say(PHOTO)
+    photo = speaker.say(MOVING_PHOTO).format(speaker.name())
+    moving = speaker.say(STILL_PHOTO) if motion == "still" else speaker.motion(motion, magnitude)
+    return _join((photo, moving), ", ")
 
 
 def vocabulary() -> tuple[str, ...]:
-    """Every word that captions can contain, in alphabetical order."""
+    """Every word that captions can contain but made-up ones, in alphabetical order."""
     tables = (STYLES, SIZES, GROUNDS, MOTIONS, MAGNITUDES)
     phrases = [phrase for table in tables for options in table.values() for phrase in options]
-    words = " ".join([*phrases, *BESIDE, *PHOTO, *STILL_PHOTO]).replace("{}", " ").split()
+    words = " ".join([*phrases, *BESIDE, *MOVING_PHOTO, *STILL_PHOTO]).replace("{}", " ").split()
     return tuple(sorted({*words, *COLOURS, *TONES, *KINDS, "a", "an"}))
 
 
@@ -119,6 +126,12 @@ class _Speaker:
         size = self.say(SIZES[thing.size]) if self.mentions(0.75) else ""
         words = _join((size, thing.colour, thing.kind))
         return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
+
+    def name(self) -> str:
+        """A word that nobody knows."""
+        if self._rng is None:
+            return ""
+        return "".join(self._rng.choice(list(ascii_lowercase), int(self._rng.integers(3, 9))))
 
     def motion(self, motion: Motion, magnitude: Magnitude) -> str:
         far = self.say(MAGNITUDES[magnitude]) if motion != "still" and self.mentions(0.6) else ""

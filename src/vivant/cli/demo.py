@@ -1,0 +1,150 @@
+"""`vivant demo`: what the package can do with what it ships, in a minute and without a network."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from typer import Option
+
+from vivant.cli.screen import Screen, duration, print_json, reporting, stoppable, unstoppable
+
+if TYPE_CHECKING:
+    from vivant.api import Result
+
+ENLARGE = 4
+TITLE = "vivant: what the small models make of two pictures"
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One clip of the demonstration.
+
+    Attributes:
+        name: of its files.
+        picture: a key of `vivant.pocket.PICTURES`.
+        prompt: what is to happen.
+        motion: as for `vivant animate`.
+    """
+
+    name: str
+    picture: str
+    prompt: str
+    motion: str
+
+
+CLIPS = (
+    Clip("drawing-right", "drawing", "a small red bird moving right over blue hills, paper cut", "animate:moderate"),
+    Clip("drawing-bouncing", "drawing", "a small red bird bouncing over blue hills, paper cut", "animate:moderate"),
+    Clip("drawing-growing", "drawing", "a small red bird growing over blue hills, paper cut", "animate:moderate"),
+    Clip("photo-zoom-in", "photo", "a photo, zoom in", "animate:moderate"),
+    Clip("photo-pan-right", "photo", "a photo, pan right", "animate:moderate"),
+    Clip("photo-turn", "photo", "a photo, turn the camera", "animate:moderate"),
+)
+
+
+def demo(
+    output: Annotated[Path, Option("--output", "-o", help="Folder for the clips and the page.")] = Path("out"),
+    frames: Annotated[int, Option("--frames", help="Frames of each clip.")] = 16,
+    steps: Annotated[int, Option("--steps", help="Denoising steps.")] = 25,
+    seed: Annotated[int, Option("--seed", help="Seed of every clip.")] = 0,
+    overwrite: Annotated[bool, Option("--overwrite", help="Replace files that exist.")] = False,
+    json: Annotated[bool, Option("--json", help="Print one JSON object, and nothing else.")] = False,
+) -> None:
+    """Animate a drawing and a photo that ship with vivant, with the small models that ship with it.
+
+    Writes each clip as mp4 and gif, all of them as demo.gif, and index.html with all of them side by side. The clips
+    have 64 x 64 pixels and are written enlarged.
+    """
+    with reporting(json) as screen:
+        from vivant import pocket
+        from vivant.cli.making import check_targets
+
+        names = [f"{clip.name}{suffix}" for clip in CLIPS for suffix in (".mp4", ".gif")]
+        if not output.exists():
+            output.mkdir(parents=True)
+        check_targets([str(output / name) for name in (*names, "demo.gif")], [], overwrite, 8)
+        check_page(output / "index.html", overwrite)
+        made = animate(screen, {"num_frames": frames, "num_inference_steps": steps, "seed": seed})
+        with unstoppable():
+            page = write(output, made, pocket.PICTURES, overwrite)
+        seconds = sum(sum(result.report.seconds.values()) for result in made.values())
+        if json:
+            outputs = [str(output / name) for name in (*names, "demo.gif", "index.html")]
+            print_json({"outputs": outputs, "seconds": seconds, "warnings": screen.warnings})
+            return
+        screen.say(f"{len(made)} clips of {frames} frames in {duration(seconds)}.")
+        screen.show(str(page))
+
+
+def check_page(page: Path, overwrite: bool) -> None:
+    """Refuse to replace a page unasked."""
+    from vivant.media.atomic import check_target
+
+    check_target(page, overwrite=overwrite)
+
+
+def animate(screen: Screen, settings: dict[str, Any]) -> "dict[Clip, Result]":
+    """All clips, in their order."""
+    from vivant import pocket
+    from vivant.api import Animator
+    from vivant.preflight import check_animate
+
+    settings = {**pocket.SETTINGS, **settings}
+    for clip in CLIPS:
+        check_animate(pocket.PICTURES[clip.picture], clip.prompt, motion=clip.motion, **settings)
+    with stoppable() as stopped:
+        screen.say("Loading the small models that ship with vivant.")
+        animator = Animator.from_pretrained(pocket.base(), pocket.motion(), local_files_only=True)
+        made: dict[Clip, Result] = {}
+        for clip in CLIPS:
+            screen.say(f"{clip.picture}: {clip.prompt}")
+            with screen.progress() as progress:
+                made[clip] = animator.animate(
+                    pocket.PICTURES[clip.picture],
+                    clip.prompt,
+                    motion=clip.motion,
+                    progress=progress,
+                    cancel=stopped,
+                    **settings,
+                )
+    return made
+
+
+def write(folder: Path, made: "dict[Clip, Result]", pictures: Any, overwrite: bool) -> Path:
+    """Files of every clip, one of all, and the page."""
+    import numpy as np
+    from PIL import Image
+
+    from vivant.media.atomic import replacing
+    from vivant.media.frames import enlarged
+    from vivant.media.page import Shown, heading, page, paragraph, row
+    from vivant.media.still import fit
+    from vivant.media.video import write_clip
+
+    rows: list[np.ndarray] = []
+    parts = [
+        paragraph(
+            "A drawing and a photo, and what the small models of vivant (64 x 64 pixels, enlarged here) make of them "
+            "and of a sentence. Both pictures were never seen in training. Click a clip for its film."
+        )
+    ]
+    for name, path in pictures.items():
+        clips = {clip: result for clip, result in made.items() if clip.picture == name}
+        first = next(iter(clips.values())).clips[0]
+        height, width = (side * ENLARGE for side in first.shape[1:3])
+        still = fit(Image.open(path), width, height)
+        with replacing(folder / f"{name}.png", overwrite=overwrite) as temporary:
+            still.save(temporary, "PNG")
+        shown = [Shown(f"{name}.png", f"the {name}")]
+        for clip, result in clips.items():
+            for suffix in (".mp4", ".gif"):
+                result.save(folder / f"{clip.name}{suffix}", overwrite=overwrite, enlarge=ENLARGE)
+            shown.append(Shown(f"{clip.name}.gif", f"{clip.prompt} ({clip.motion})", f"{clip.name}.mp4"))
+        parts += [heading(f"The {name}"), row(shown)]
+        films = [np.stack([np.asarray(still)] * len(first))]
+        films += [enlarged(result.clips[0], ENLARGE) for result in clips.values()]
+        rows.append(np.concatenate(films, axis=2))
+    write_clip(np.concatenate(rows, axis=1), folder / "demo.gif", 8, overwrite=overwrite)
+    with replacing(folder / "index.html", overwrite=overwrite) as temporary:
+        temporary.write_text(page(TITLE, parts), encoding="utf-8")
+    return folder / "index.html"
