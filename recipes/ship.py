@@ -1,6 +1,9 @@
 """Put trained models into the package: bfloat16, with their licence in the header of every file of weights.
 
-python recipes/ship.py runs/base/export src/vivant/pocket/paper
+    python recipes/ship.py runs/words/base src/vivant/pocket/paper
+    python recipes/ship.py runs/style/export src/vivant/pocket/neon runs/words/export
+
+The third folder, if given, has parts in place of those of the first.
 """
 
 import shutil
@@ -17,13 +20,12 @@ HEADER = {
 }
 
 
-def main(exported: Path, target: Path) -> None:
+def main(exported: Path, target: Path, *better: Path) -> None:
     """Replace `target` by what a training exported."""
     shutil.rmtree(target, ignore_errors=True)
-    for path in sorted(exported.rglob("*")):
-        if (exported / "base") in path.parents:  # what training of motion exports beside the adapter
-            continue
-        copy = target / path.relative_to(exported)
+    files = {path.relative_to(source): path for source in (exported, *better) for path in sorted(source.rglob("*"))}
+    for name, path in files.items():
+        copy = target / name
         if path.suffix == ".safetensors":
             state = {name: rounded(value) for name, value in load_file(path).items()}
             copy.parent.mkdir(parents=True, exist_ok=True)
@@ -41,4 +43,4 @@ def rounded(value: torch.Tensor) -> torch.Tensor:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    main(*map(Path, sys.argv[1:]))

@@ -140,7 +140,7 @@ EVERY = {
     "fps": (["--fps", "10"], 10.0),
 }
 NOT_OF_THE_REQUEST = {
-    *("photo", "output", "overwrite", "json", "size"),
+    *("photo", "output", "overwrite", "enlarge", "json", "size"),
     *("base", "motion_adapter", "numerics", "dtype", "device", "compile", "variant", "revision", "adapter_revision"),
     *("cache_dir", "offline"),
 }
@@ -175,8 +175,10 @@ def test_every_field_is_reached(animate: Vivant, monkeypatch: pytest.MonkeyPatch
 def test_defaults_are_the_requests_own():
     defaults = {name: p.default for name, p in inspect.signature(animate_options.animate).parameters.items()}
     request = PIARequest()
+    depends_on_the_model = ("num_frames", "guidance_scale")
+    assert [defaults[name] for name in depends_on_the_model] == [None, None]
     for field in dataclasses.fields(PIARequest):
-        if field.name not in ("prompt", "free_init", "seed"):
+        if field.name not in ("prompt", "free_init", "seed", *depends_on_the_model):
             assert defaults[field.name] == getattr(request, field.name), field.name
     assert animate_options.seed_of(defaults["seed"]) == request.seed
     assert not defaults["free_init"]

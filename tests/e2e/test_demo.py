@@ -44,7 +44,7 @@ def test_a_drawing_and_a_photo_with_three_motions_each(out):
         frames, fps = read_clip(out / f"{clip.name}.gif")
         assert frames.shape == (3, 64 * ENLARGE, 64 * ENLARGE, 3)
         assert fps == 8
-        assert read_recipe(out / f"{clip.name}.mp4")["request"]["prompt"] == [clip.prompt]
+        assert read_recipe(out / f"{clip.name}.mp4")["request"]["prompt"] == clip.prompt
     together, _ = read_clip(out / "demo.gif")
     assert together.shape == (3, 2 * 64 * ENLARGE, 4 * 64 * ENLARGE, 3)
     with Image.open(pocket.PICTURES["photo"]) as photo:

@@ -33,7 +33,7 @@ def test_a_picture_and_a_sentence_suffice(capsys):
     recipe = read_recipe("a.gif")
     assert recipe["models"]["base"] == {"shipped": "paper"}
     assert recipe["models"]["motion_adapter"] == {"shipped": "motion"}
-    assert (recipe["request"]["guidance_scale"], recipe["request"]["negative_prompt"]) == (4.0, [""])
+    assert (recipe["request"]["guidance_scale"], recipe["request"]["negative_prompt"]) == (4.0, "")
 
 
 def test_what_is_said_is_kept(capsys):
@@ -105,6 +105,13 @@ def test_without_photos_the_report_says_so(capsys):
     found = json.loads(capsys.readouterr().out)
     assert found["figures"] == []
     assert "left out" in Path("report/index.html").read_text()
+
+
+def test_a_folder_without_photos_is_refused(folder, capsys):
+    (folder / "empty").mkdir()
+    for name in ("empty", "none"):
+        assert main(["eval", "pocket", "-o", "report", "--photos", name, "--json"]) == 2
+        assert json.loads(capsys.readouterr().out)["error"]["code"] == "E-EVAL-PHOTOS"
 
 
 def test_clips_are_measured():

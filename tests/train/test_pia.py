@@ -1,7 +1,6 @@
 """What PIA's training shows to the network, piece by piece, against its formulas."""
 
 import copy
-from dataclasses import replace
 
 import pytest
 import torch
@@ -11,14 +10,11 @@ import tiny_pia
 from vivant.errors import InputError
 from vivant.pia.motion import MotionAdapter
 from vivant.pia.unet import UNetMotionModel
-from vivant.text.clip import encode, load_text_encoder, load_tokenizer
 from vivant.train.affinity import coefficients
 from vivant.train.base import Repository
 from vivant.train.diffusion import Noise, add_noise, eps_loss, signal, weight
-from vivant.train.pia import PiaLoss, PiaTask, condition, new_adapter, which_frames, without
-from vivant.train.recipe import open_repository
+from vivant.train.pia import PiaLoss, PiaTask, condition, new_adapter, which_frames
 from vivant.train.samples import Draws
-from vivant.train.text import add_embeddings, learn_words, num_ids
 
 B, F, H, W = 3, 5, 6, 10
 TABLE = torch.tensor([[0.0, 0.0], [1.0, 30.0], [2.0, 40.0], [3.0, 50.0], [4.0, 60.0]]).numpy()
@@ -136,123 +132,45 @@ def test_the_first_frame_can_be_the_picture(monkeypatch):
     assert torch.equal(inputs[:, 5:, 2], x0[:, 0])
 
 
-def test_clips_can_be_shown_at_half_their_length(monkeypatch):
-    """All draws are those of the whole clip, of which every second frame is left."""
-    whole, timesteps, _, _ = seen(task(drop_picture=0.0, first=1.0), monkeypatch)
-    half, same, _, loss = seen(task(drop_picture=0.0, first=1.0, halved=1.0), monkeypatch)
-    assert half.shape == (B, 9, 3, H, W)  # of five
-    assert torch.equal(half[:, :4], whole[:, :4, ::2])
-    assert torch.equal(half[:, 4:], whole[:, 4:, ::2])
-    assert torch.equal(timesteps, same)
+def test_a_window_of_each_clip_can_be_shown(monkeypatch):
+    """Its frames stand beside each other in the clip, begin where the draw says, and are compared with each other."""
+    inputs, timesteps, _, loss = seen(task(drop_picture=0.0, first=1.0, window=3), monkeypatch)
+    assert inputs.shape == (B, 9, 3, H, W)
+    draws = Draws(0, range(B))
+    draws.normal((F, 4, H, W))
+    draws.integers(3)
+    for _ in ("picture", "caption"):
+        draws.uniform()
+    assert torch.equal(draws.integers(1000), timesteps)
+    eps = draws.normal((4, 3, H, W))
+    draws.uniform()
+    begin = draws.integers(F - 3 + 1)
+    abar = signal()[timesteps].view(-1, 1, 1, 1, 1)
+    x0 = torch.stack([clip[i : i + 3] for clip, i in zip(batch()["mean"], begin, strict=True)]).transpose(1, 2)
+    assert torch.allclose(inputs[:, :4], abar.sqrt() * x0 + (1 - abar).sqrt() * eps, atol=1e-6)
+    assert torch.equal(inputs[:, 5:, 2], x0[:, :, 0])
+    pairs = torch.stack([p[i : i + 3, i : i + 3] for p, i in zip(batch()["differences"], begin, strict=True)])
+    affinity = coefficients(pairs, torch.zeros(B, dtype=torch.long), torch.from_numpy(TABLE))
+    assert torch.allclose(inputs[:, 4, :, 0, 0], affinity)
     assert (loss > 0.5).all()
+    assert {int(i) for seed in range(9) for i in _begins(seed)} == {0, 1, 2}
 
 
-def test_each_loss_stays_with_its_clip(monkeypatch):
-    """Clips of two lengths go through the network apart, and their losses come back in the order of the batch."""
-    learner = task(drop_picture=0.0, halved=0.5)
-    together = learner.losses(batch(), Draws(3, range(B)), torch.float32)["loss"]
-    for i in range(B):
-        alone = {k: v[i : i + 1] for k, v in batch().items()}
-        assert torch.allclose(learner.losses(alone, Draws(3, [i]), torch.float32)["loss"], together[i], rtol=1e-4)
-    lengths = set()
-    monkeypatch.setattr(UNetMotionModel, "predict", lambda self, x, t, text: lengths.add(x.shape[2]) or x[:, :4])
-    learner.losses(batch(), Draws(3, range(B)), torch.float32)
-    assert lengths == {3, 5}
+def _begins(seed: int) -> torch.Tensor:
+    draws = Draws(seed, range(B))
+    draws.normal((F, 4, H, W))
+    return draws.integers(3)
+
+
+def test_a_window_longer_than_the_clips_is_refused():
+    with pytest.raises(InputError, match="E-TRAIN-SETTING"):
+        task(window=F + 1).losses(batch(), Draws(0, range(B)), torch.float32)
 
 
 def test_loops_go_there_and_back():
-    there, loop = which_frames(torch.tensor([False, True]), 16, 1).tolist()
-    assert there == list(range(16))
-    assert loop == [0, 2, 4, 6, 8, 10, 12, 14, 14, 12, 10, 8, 6, 4, 2, 0]
-    assert which_frames(torch.tensor([True]), 16, 2).tolist() == [[0, 4, 9, 13, 13, 9, 4, 0]]
-    assert which_frames(torch.tensor([False]), 5, 2).tolist() == [[0, 2, 4]]
-
-
-def test_new_words_are_learnt_and_old_ones_stay(tmp_path):
-    old, own = tiny_pia.pipeline(), parts()
-    tokenizer = learn_words(own.tokenizer, ("zoomy", "wobbling"), tmp_path / "tokenizer")
-    num = num_ids(tokenizer)
-    before = own.text_encoder.get_input_embeddings().weight.detach().clone()
-    add_embeddings(own.text_encoder, num + 5, seed=1)  # the encoder has rows to spare
-    assert own.text_encoder.config.vocab_size == num + 5
-    own = replace(own, tokenizer=tokenizer)
-    adapter = tiny.fill(copy.deepcopy(tiny_pia.adapter()))
-    learner = PiaTask(
-        own, adapter, PiaLoss(drop_text=0), TABLE, (), F, words=("zoomy", "wobbling"), num_known=num_ids(old.tokenizer)
-    )
-    texts = {"caption": ("a cat", "a cat zoomy", "wobbling")}
-    learner.losses({**batch(), **texts}, Draws(0, range(B)), torch.float32)["loss"].sum().backward()
-    torch.optim.AdamW([learner.weights["token_embedding.weight"]], lr=0.1, weight_decay=0.5).step()
-    learner.export(tmp_path)
-    encoder, again = load_text_encoder(tmp_path / "text_encoder"), load_tokenizer(tmp_path / "tokenizer")
-    rows, known = encoder.get_input_embeddings().weight, num_ids(old.tokenizer)
-    assert torch.equal(rows[:known], before[:known])
-    assert torch.equal(rows[known:], learner.weights["token_embedding.weight"])
-    assert len(rows) == num + 5 > known
-    assert torch.equal(
-        encode(again, encoder, ["a cat in a field"]), encode(old.tokenizer, old.text_encoder, ["a cat in a field"])
-    )
-    assert MotionAdapter.from_pretrained(tmp_path).config["conv_in_channels"] == 9
-
-
-def test_the_base_can_learn_too(tmp_path):
-    """One set of parameters, learnt from clips through the whole network and from stills through the base alone."""
-    own = parts()
-    before = {name: p.detach().clone() for name, p in own.unet.named_parameters()}
-    learner = PiaTask(own, tiny.fill(copy.deepcopy(tiny_pia.adapter())), PiaLoss(base=True), TABLE, (), F)
-    shared = dict(learner.unet.named_parameters())
-    for name, p in own.unet.named_parameters():
-        assert p is shared[name if name != "conv_in.weight" else "conv_in.parametrizations.weight.0.given"]
-    assert len({id(p) for p in learner.weights.values()}) == len(learner.weights)
-    found = learner.losses(batch(), Draws(0, range(B)), torch.float32)
-    assert (found["loss"] > found["still"]).all()
-    found["loss"].sum().backward()
-    assert [name for name, p in learner.weights.items() if p.grad is None or not p.grad.abs().max() > 0] == []
-    torch.optim.SGD(list(learner.weights.values()), lr=1e-3).step()
-    learner.export(tmp_path)
-    base = open_repository(tmp_path / "base")
-    for name, p in base.unet.named_parameters():
-        assert torch.equal(p, own.unet.get_parameter(name))
-        assert not torch.equal(p, before[name]), name
-    again = UNetMotionModel.from_unet2d(base.unet, MotionAdapter.from_pretrained(tmp_path), numerics="original")
-    x, text = tiny.noise(1, 9, F, H, W), tiny.noise(1, tiny.TOKENS, tiny.TEXT_DIM, seed=1)
-    with torch.no_grad():
-        assert torch.equal(again(x, 500, text).sample, learner.unet(x, 500, text).sample)
-
-
-def test_the_base_alone_learns_from_the_picture_and_its_still_caption(monkeypatch):
-    own, seen_text, caught = parts(), [], []
-    learner = PiaTask(
-        own, copy.deepcopy(tiny_pia.adapter()), PiaLoss(base=True, drop_text=0), TABLE, (), F, words=("in",)
-    )
-    monkeypatch.setattr(
-        "vivant.train.pia.encode", lambda t, e, said: seen_text.append(list(said)) or encode(t, e, said)
-    )
-    predict = type(own.unet).predict
-    monkeypatch.setattr(type(own.unet), "predict", lambda s, x, t, k: caught.append((x, t)) or predict(s, x, t, k))
-    found = learner.losses(batch(), Draws(0, range(B)), torch.float32)
-    assert seen_text == [["a cat", "cat in a field", "walking"], ["a cat", "cat a field", "walking"]]
-    (x, t), draws = caught[-1], Draws(0, range(B))
-    draws.normal((F, 4, H, W))
-    frames = draws.integers(F)
-    for _ in ("picture", "caption"):
-        draws.uniform()
-    draws.integers(1000)
-    draws.normal((4, F, H, W))
-    assert torch.equal(draws.integers(1000), t)
-    eps, still = draws.normal((4, 1, H, W)), batch()["mean"][torch.arange(B), frames][:, :, None]
-    assert torch.allclose(x, add_noise(still, eps, t, signal()), atol=1e-6)
-    text = encode(own.tokenizer, own.text_encoder, seen_text[1])
-    error = (predict(own.unet, x, t, own.unet.read_text(text)) - eps).square().flatten(1).mean(1)
-    assert torch.allclose(found["still"], error, rtol=1e-4)
-
-
-def test_captions_without_words():
-    words = ("moving", "left", "the", "camera", "zooms", "a", "lot")
-    assert without("a red star moving left over hills, paper cut", words) == "red star over hills, paper cut"
-    assert without("the camera zooms, a photo", words) == "photo"
-    assert without("paper cut, the camera zooms a lot, red", words) == "paper cut, red"
-    assert without("zooms", words) == ""
+    there, loop = which_frames(torch.tensor([0, 3]), torch.tensor([False, True]), 8).tolist()
+    assert there == list(range(8))
+    assert loop == [3, 5, 7, 9, 9, 7, 5, 3]
 
 
 def test_it_learns_with_the_numerics_of_the_original():
@@ -304,8 +222,10 @@ def test_weights_of_noise_levels():
     t = torch.arange(3)
     assert weight(t, abar, Noise()).tolist() == [1, 1, 1]
     assert weight(t, abar, Noise(snr_limit=5)).tolist() == pytest.approx([5 / 9, 1, 1])
-    assert weight(t, abar, Noise(error="v")).tolist() == pytest.approx([10 / 9, 2, 10])
-    assert weight(t, abar, Noise(error="v", snr_limit=5)).tolist() == pytest.approx([5 / 9, 2, 10])
+    assert weight(t, abar, Noise(high=1)).tolist() == pytest.approx([10 / 9, 2, 10])
+    assert weight(t, abar, Noise(high=0.5, snr_limit=5)).tolist() == pytest.approx(
+        [5 / 9 * (10 / 9) ** 0.5, 2**0.5, 10**0.5]
+    )
 
 
 def test_the_error_of_the_velocity_is_what_its_weight_says():
@@ -315,7 +235,7 @@ def test_the_error_of_the_velocity_is_what_its_weight_says():
     noisy = add_noise(x0, eps, t, abar)
     v, predicted = a * eps - s * x0, a * wrong - s * (noisy - s * wrong) / a
     expected = (predicted - v).square().flatten(1).mean(1)
-    assert torch.allclose(eps_loss(wrong, eps, weight(t, abar, Noise(error="v"))), expected, rtol=1e-4)
+    assert torch.allclose(eps_loss(wrong, eps, weight(t, abar, Noise(high=1))), expected, rtol=1e-4)
 
 
 def test_a_loss_is_the_mean_of_its_own_sample():
@@ -325,11 +245,11 @@ def test_a_loss_is_the_mean_of_its_own_sample():
 
 
 @pytest.mark.unchecked
-@pytest.mark.parametrize("values", [{"drop_picture": 1.2}, {"drop_text": -0.1}, {"conv_in": "none"}])
+@pytest.mark.parametrize("values", [{"drop_picture": 1.2}, {"drop_text": -0.1}, {"conv_in": "none"}, {"window": 1}])
 def test_losses_that_make_no_sense_are_refused(values):
     with pytest.raises(InputError, match="E-TRAIN-SETTING"):
         PiaLoss(**values)
     with pytest.raises(InputError, match="E-TRAIN-SETTING"):
         Noise(offset=-1)
     with pytest.raises(InputError, match="E-TRAIN-SETTING"):
-        Noise(error="x0")
+        Noise(high=-0.5)

@@ -1,7 +1,17 @@
-"""Vocabularies: words that a tokenizer can only spell become words of their own, and nothing else changes."""
+"""New words: they become tokens of their own and directions in what the text encoder says, and nothing else changes."""
+
+import copy
+from typing import Any
+
+import numpy as np
+import torch
 
 import tiny_pia
-from vivant.train.text import learn_words, num_ids, strange_words, train_tokenizer
+from train.world import settings
+from vivant.text.clip import encode, load_text_encoder, load_tokenizer
+from vivant.train.loop import train
+from vivant.train.text import add_embeddings, learn_words, num_ids, strange_words, train_tokenizer
+from vivant.train.words import Captions, Said, WordsTask, aligned
 
 KNOWN = ["a small red cat on a mat", "a large cat", "small mats and red cats"] * 20
 
@@ -30,7 +40,71 @@ def test_learnt_words_are_one_token_and_others_keep_theirs(tmp_path):
 
 
 def test_words_can_be_added_to_a_vocabulary_of_another_origin(tmp_path):
-    old = tiny_pia.pipeline().tokenizer
-    new = learn_words(old, ("growing",), tmp_path)
+    old: Any = tiny_pia.pipeline().tokenizer
+    new: Any = learn_words(old, ("growing",), tmp_path)
     assert new.tokenize("growing") == ["growing</w>"]
     assert new("a cat in a field")["input_ids"] == old("a cat in a field")["input_ids"]
+
+
+# ------------------------------------------------------------------------------------------------------ meanings
+
+
+def test_captions_are_aligned_with_themselves_without_new_words():
+    """8 and 9 are new; 0 begins, 1 ends and fills."""
+    found = aligned([0, 4, 8, 5, 9, 6, 1, 1, 1], num_known=8)
+    assert found["old"].tolist() == [0, 4, 5, 6, 1, 1, 1, 1, 1]
+    assert found["places"].tolist() == [0, 1, 3, 5, 6, 7, 8, 0, 0]
+    assert found["kept"].tolist() == [True] * 7 + [False] * 2
+    assert found["after"].tolist() == [0, 0, 0, 1, 1, 1, 1, 0, 0]
+    plain = aligned([0, 4, 5, 1, 1], num_known=8)
+    assert (plain["old"].tolist(), plain["places"].tolist()) == ([0, 4, 5, 1, 1], [0, 1, 2, 3, 4])
+    assert plain["kept"].all()
+    assert plain["after"].sum() == 0
+
+
+def say(rng: np.random.Generator) -> Said:
+    what, new = ("a cat", "cat in a field")[rng.integers(2)], ("zooming", "wobbling", "")[rng.integers(3)]
+    return Said(f"{what} {new}".strip(), (new,) if new else ())
+
+
+def words_task(tmp_path) -> WordsTask:
+    pipe = tiny_pia.pipeline()
+    tokenizer = learn_words(pipe.tokenizer, ("zooming", "wobbling"), tmp_path / "tokenizer")
+    return WordsTask(
+        copy.deepcopy(pipe.text_encoder), tokenizer, num_ids(pipe.tokenizer), ("zooming", "wobbling"), 3.0, seed=1
+    )
+
+
+def test_directions_are_at_right_angles_and_of_the_length_asked_for(tmp_path):
+    zooming, wobbling = words_task(tmp_path).directions.values()
+    assert torch.allclose(torch.stack([zooming.norm(), wobbling.norm()]), torch.tensor(3.0))
+    assert abs(zooming @ wobbling) < 1e-5
+
+
+def test_new_words_become_directions_and_old_captions_stay(tmp_path):
+    task, pipe = words_task(tmp_path), tiny_pia.pipeline()
+    out = train(task, Captions(500, say), settings(steps=250, batch=8, ema=0.9, learning_rate=5e-3), tmp_path / "run")
+    encoder, tokenizer = load_text_encoder(out / "text_encoder"), load_tokenizer(out / "tokenizer")
+    with torch.no_grad():
+        before, after = (
+            [encode(*parts, [text])[0, -1] for text in ("a cat", "a cat zooming", "a cat wobbling")]
+            for parts in ((pipe.tokenizer, pipe.text_encoder), (tokenizer, encoder))
+        )
+    zooming, wobbling = task.directions.values()
+    assert (after[0] - before[0]).norm() < 0.25 * before[0].norm()
+    for text, way, other in ((after[1], zooming, wobbling), (after[2], wobbling, zooming)):
+        moved = text - before[0]
+        assert torch.cosine_similarity(moved, way, dim=0) > 0.8
+        assert torch.cosine_similarity(moved, other, dim=0) < 0.4
+
+
+def test_room_is_made_only_where_it_is_missing():
+    encoder = copy.deepcopy(tiny_pia.pipeline().text_encoder)
+    rows = encoder.get_input_embeddings().weight.detach().clone()
+    add_embeddings(encoder, len(rows) - 3, seed=0)
+    assert torch.equal(encoder.get_input_embeddings().weight, rows)
+    add_embeddings(encoder, len(rows) + 3, seed=0)
+    more = encoder.get_input_embeddings().weight
+    assert (len(more), encoder.config.vocab_size) == (len(rows) + 3, len(rows) + 3)
+    assert torch.equal(more[: len(rows)], rows)
+    assert 0.3 < more[len(rows) :].std() / rows.std() < 3

@@ -74,7 +74,9 @@ def animate(
     negative_prompt: Annotated[
         str | None, option("--negative-prompt", "What to avoid; a list of PIA's own if not given.", CLIP)
     ] = None,
-    num_frames: Annotated[int, option("--frames", "Frames of the clip.", CLIP)] = 16,
+    num_frames: Annotated[
+        int | None, option("--frames", "Frames of the clip; 16 if not given (8 for the model that ships).", CLIP)
+    ] = None,
     fps: Annotated[float, option("--fps", "Frames a second of the file; the frames are the same.", CLIP)] = 8.0,
     size: Annotated[
         str | None,
@@ -190,7 +192,6 @@ def animate(
         request: dict[str, Any] = {
             "motion": motion_of(motion),
             "cond_frame": cond_frame,
-            "num_frames": num_frames,
             **sides_of(size, height, width),
             "fit": fit.value,
             "num_inference_steps": num_inference_steps,
@@ -202,7 +203,7 @@ def animate(
             "seed": seed_of(seed),
             "fps": fps,
         }
-        given = {"negative_prompt": negative_prompt, "guidance_scale": guidance_scale}
+        given = {"num_frames": num_frames, "negative_prompt": negative_prompt, "guidance_scale": guidance_scale}
         request |= {name: value for name, value in given.items() if value is not None}
         scales = scales_of(freeu)
         passes = passes_of(

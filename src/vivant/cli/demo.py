@@ -33,9 +33,9 @@ class Clip:
 
 
 CLIPS = (
-    Clip("drawing-right", "drawing", "a small red bird moving right over blue hills, paper cut", "animate:moderate"),
-    Clip("drawing-bouncing", "drawing", "a small red bird bouncing over blue hills, paper cut", "animate:moderate"),
-    Clip("drawing-growing", "drawing", "a small red bird growing over blue hills, paper cut", "animate:moderate"),
+    Clip("drawing-right", "drawing", "a small orange fish moving right over a blue sea, paper cut", "animate:moderate"),
+    Clip("drawing-bouncing", "drawing", "a small orange fish bouncing over a blue sea, paper cut", "animate:moderate"),
+    Clip("drawing-growing", "drawing", "a small orange fish growing over a blue sea, paper cut", "animate:moderate"),
     Clip("photo-zoom-in", "photo", "a photo, zoom in", "animate:moderate"),
     Clip("photo-pan-right", "photo", "a photo, pan right", "animate:moderate"),
     Clip("photo-turn", "photo", "a photo, turn the camera", "animate:moderate"),
@@ -44,7 +44,7 @@ CLIPS = (
 
 def demo(
     output: Annotated[Path, Option("--output", "-o", help="Folder for the clips and the page.")] = Path("out"),
-    frames: Annotated[int, Option("--frames", help="Frames of each clip.")] = 16,
+    frames: Annotated[int, Option("--frames", help="Frames of each clip.")] = 8,
     steps: Annotated[int, Option("--steps", help="Denoising steps.")] = 25,
     seed: Annotated[int, Option("--seed", help="Seed of every clip.")] = 0,
     overwrite: Annotated[bool, Option("--overwrite", help="Replace files that exist.")] = False,

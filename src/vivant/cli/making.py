@@ -116,8 +116,13 @@ def for_shipped(screen: Screen, motion_adapter: str | None, request: Mapping[str
         f"For a full-size clip (fetches several GB, once): add --base {FULL_SIZE}"
     )
     sized = request.get("height") or request.get("width")
-    own = {name: value for name, value in pocket.SETTINGS.items() if not (sized and name in ("height", "width"))}
-    merged = {**own, **{name: value for name, value in request.items() if value is not None or name not in own}}
+    own: dict[str, Any] = {
+        name: value for name, value in pocket.SETTINGS.items() if not (sized and name in ("height", "width"))
+    }
+    merged: dict[str, Any] = {
+        **own,
+        **{name: value for name, value in request.items() if value is not None or name not in own},
+    }
     guided = merged["guidance_scale"] > 1 or merged.get("image_guidance_scale") is not None
     if not guided and not request.get("negative_prompt"):
         del merged["negative_prompt"]  # nothing would read it

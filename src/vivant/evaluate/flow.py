@@ -17,6 +17,7 @@ from vivant.errors import MissingPackage
 
 Frames = UInt8[np.ndarray, "f h w 3"]
 Flow = Float[np.ndarray, "h w 2"]
+Camera = Literal["zoom in", "zoom out", "pan left", "pan right", "turn"]
 NOTICEABLE = 0.1
 """Pixels from one frame to the next; less is noise."""
 MOVING = 0.25
@@ -57,11 +58,11 @@ class Motion:
         return "growing" if self.zoom > 0 else "shrinking"
 
     @property
-    def camera(self) -> Literal["zoom in", "zoom out", "pan left", "pan right", "turn"]:
+    def camera(self) -> Camera:
         """The camera move that carries the picture farthest; what a camera pans to comes from the other side."""
         # Zoom and turn carry a pixel by its distance from the middle: root of 1/6 of the side of a square on average.
         far = 6**-0.5
-        way = {
+        way: dict[Camera, float] = {
             "zoom in": self.zoom * far,
             "zoom out": -self.zoom * far,
             "pan left": self.x,

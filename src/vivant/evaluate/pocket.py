@@ -18,12 +18,14 @@ from PIL import Image
 
 from vivant import pocket
 from vivant.api import Animator
+from vivant.errors import InputError
 from vivant.evaluate.clips import Measures
 from vivant.evaluate.figures import Figure
 from vivant.evaluate.flow import Motion, measure
 from vivant.evaluate.recogniser import Recogniser, truth
 from vivant.evaluate.report import Found, Sample
 from vivant.freeinit import FreeInit
+from vivant.media.still import read_still
 from vivant.pocket.world import (
     MOTIONS,
     SPLITS,
@@ -39,7 +41,7 @@ from vivant.pocket.world import (
 from vivant.pocket.world import Motion as Move
 from vivant.train.vae import to_unit
 
-SIZE, FRAMES, BATCH = 64, 8, 10
+SIZE, BATCH = pocket.SETTINGS["width"], 10
 DIRECTIONS: tuple[Move, ...] = ("left", "right", "up", "down")
 GROWTH: tuple[Move, ...] = ("growing", "shrinking")
 CAMERA: tuple[Move, ...] = ("zoom in", "zoom out", "pan left", "pan right")
@@ -115,7 +117,7 @@ def photographed(photos: Sequence[Photo], moves: Sequence[Move], num: int) -> li
     cases: list[Case] = []
     for i in range(num):
         rng, move = np.random.default_rng([SPLITS.index("held out"), i, 0xF070]), moves[i % len(moves)]
-        clip = photo_clip(photos[i // len(moves) % len(photos)], rng, move, FRAMES, SIZE, "moderate")
+        clip = photo_clip(photos[i // len(moves) % len(photos)], rng, move, 2, SIZE, "moderate")
         cases.append(Case(clip.pixels[0], photo_caption(move, "moderate"), move, None, i))
     return cases
 
@@ -147,7 +149,7 @@ class Models:
             name: Animator.from_pretrained(folder / base, folder / "motion", numerics=kind, device="cpu")
             for name, (base, kind) in numerics.items()
         }
-        request = {**pocket.SETTINGS, "num_frames": FRAMES, "motion": "animate:moderate", **settings}
+        request = {**pocket.SETTINGS, "motion": "animate:moderate", **settings}
         return cls(animators, Recogniser.read(folder / "recogniser"), request)
 
     def make(
@@ -300,9 +302,16 @@ NEEDS_PHOTOS = ("camera",)
 
 
 def read_photos(folder: Path) -> list[Photo]:
-    """All PNG and JPEG pictures of a folder, by name."""
-    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in (".png", ".jpg", ".jpeg"))
-    return [np.asarray(Image.open(path).convert("RGB")) for path in files]
+    """All PNG and JPEG pictures of a folder, by name.
+
+    Raises:
+        InputError: E-EVAL-PHOTOS where there are none.
+    """
+    found = sorted(folder.iterdir()) if folder.is_dir() else []
+    files = [path for path in found if path.suffix.lower() in (".png", ".jpg", ".jpeg")]
+    if not files:
+        raise InputError("E-EVAL-PHOTOS", f"{folder} holds no photos.", "", "Give a folder of PNG or JPEG pictures.")
+    return [np.asarray(read_still(str(path)).image) for path in files]
 
 
 def run(

@@ -114,7 +114,9 @@ def make_missing(
         say(f"{model}: making {len(todo)} clips.")
         animator = Animator.from_pretrained(base, motion_adapter, local_files_only=offline)
         for case in todo:
-            request = dict(settings) if case.negative is None else {**settings, "negative_prompt": case.negative}
+            request: dict[str, Any] = {**settings}
+            if case.negative is not None:
+                request["negative_prompt"] = case.negative
             result = animator.animate(case.picture, case.prompt, **request)
             target = clips / f"{case.name}.mp4"
             target.parent.mkdir(parents=True, exist_ok=True)

@@ -16,7 +16,7 @@ PICTURES: Mapping[str, Path] = {
 }
 """A drawing and a photo to animate; neither was seen in training."""
 SETTINGS: Mapping[str, Any] = MappingProxyType(
-    {"height": 64, "width": 64, "guidance_scale": 4.0, "negative_prompt": ""}
+    {"num_frames": 8, "height": 64, "width": 64, "guidance_scale": 4.0, "negative_prompt": ""}
 )
 """What the models are made for: fields of a request that differ from those for full-size models."""
 

@@ -2,9 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -22,21 +21,19 @@ class Noise:
         offset: weight of a constant added to the noise of every channel, so that mean colours are learnt at high
             noise levels too, where a linear schedule still shows a little of them.
         snr_limit: weigh a sample's loss by min(SNR, limit) / SNR (arXiv 2303.09556, eq. 5 for eps); 0 weighs all alike.
-        error: whose error is minimised: that of the noise, ``"eps"``, or of the velocity, ``"v"`` (arXiv 2202.00512),
-            which is (SNR + 1) / SNR times as large. By the noise the highest levels, where the text decides what
-            moves, count almost nothing.
+        high: weigh it further by ((SNR + 1) / SNR) to this power, so that high noise levels, where the text decides
+            what moves, count: 0 is the error of the noise, 1 that of the velocity (arXiv 2202.00512), and 0.5 has
+            gradients of the same size at all levels.
     """
 
     offset: float = 0.0
     snr_limit: float = 0.0
-    error: Literal["eps", "v"] = "eps"
+    high: float = 0.0
 
     def __post_init__(self):
-        for name in ("offset", "snr_limit"):
+        for name in ("offset", "snr_limit", "high"):
             if getattr(self, name) < 0:
                 raise InputError("E-TRAIN-SETTING", f"{name} is {getattr(self, name)}; it must be 0 or more.")
-        if self.error not in ("eps", "v"):
-            raise InputError("E-TRAIN-SETTING", f"error is {self.error!r}.", "", "Use eps or v.")
 
 
 _preset: dict[str, Any] = SCHEDULER
@@ -70,8 +67,8 @@ def weight(timesteps: Int[Tensor, " b"], abar: Float[Tensor, " t"], noise: Noise
     """What each sample's squared error of the noise counts."""
     abar = abar.to(timesteps.device)
     snr = abar[timesteps] / (1 - abar[timesteps])
-    counted = snr + 1 if noise.error == "v" else snr
-    return (counted.clamp(max=noise.snr_limit) if noise.snr_limit else counted) / snr
+    counted = snr.clamp(max=noise.snr_limit) if noise.snr_limit else snr
+    return counted / snr * (1 + 1 / snr) ** noise.high
 
 
 def eps_loss(

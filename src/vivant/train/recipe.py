@@ -14,7 +14,7 @@ Paths are relative to the recipe. A key that nothing reads is refused by name.
 
 import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -40,14 +40,7 @@ from vivant.train.pia import PiaLoss, PiaTask, new_adapter
 from vivant.train.processes import Processes, joined
 from vivant.train.samples import Source, numpy_rng
 from vivant.train.settings import Settings
-from vivant.train.text import (
-    add_embeddings,
-    learn_words,
-    new_text_encoder,
-    num_ids,
-    strange_words,
-    train_tokenizer,
-)
+from vivant.train.text import new_text_encoder, train_tokenizer
 from vivant.train.vae import VaeLoss, VaeTask, to_unit
 from vivant.vae.image import AutoencoderKL
 
@@ -282,14 +275,9 @@ def _pia(recipe: Recipe, folder: Path, processes: Processes, say: Callable[[str]
         adapter = new_adapter(parts.unet.settings, recipe.settings.seed, **model.config)
     clips = [source.read(i, numpy_rng(1, i)) for i in range(recipe.shown.num)]
     shown = [(to_unit(torch.from_numpy(clip.pixels[:1])), clip.caption) for clip in clips]
-    num_known, words = num_ids(parts.tokenizer), ()
-    if recipe.loss.words:
-        parts, words = _with_words(parts, source, recipe.settings.seed, folder, processes, say)
     table = _statistics(source, recipe.loss.largest, folder, processes, say)
     source = _stored(recipe, parts.vae, source, processes, say)
-    checkpointing, num_frames = recipe.settings.gradient_checkpointing, recipe.data[0].num_frames
-    if recipe.loss.halved > 0.5:  # sheets show what is learnt most
-        num_frames = -(-num_frames // 2)
+    checkpointing, num_frames = recipe.settings.gradient_checkpointing, recipe.loss.window or recipe.data[0].num_frames
     task = PiaTask(
         parts,
         adapter,
@@ -297,8 +285,6 @@ def _pia(recipe: Recipe, folder: Path, processes: Processes, say: Callable[[str]
         table,
         shown,
         num_frames,
-        words=words,
-        num_known=num_known,
         gradient_checkpointing=checkpointing,
     )
     return task, source
@@ -308,27 +294,6 @@ _BUILD: Mapping[str, Callable[..., tuple[Any, Source]]] = {"vae": _vae, "base": 
 
 STATISTICS_CLIPS = 2000
 """Clips from which the largest differences of a data set are taken."""
-
-
-STRANGE_CAPTIONS, OFTEN = 5000, 5
-"""Captions that are searched for words that the base does not know, and how often these must occur."""
-
-
-def _with_words(
-    parts: Repository, source: Source, seed: int, folder: Path, processes: Processes, say: Callable[[str], None]
-) -> tuple[Repository, tuple[str, ...]]:
-    """A base whose vocabulary has the captions' words, and the new ones, whose embeddings are random."""
-    tokens, note = folder / "tokenizer", folder / "words.json"
-    if not (tokens / "vocab.json").is_file() and processes.leads:
-        captions = (source.read(i, numpy_rng(0, i)).caption for i in range(min(len(source), STRANGE_CAPTIONS)))
-        words = strange_words(parts.tokenizer, captions, OFTEN)
-        say(f"Words that are new to the base: {', '.join(words) or 'none'}.")
-        dump_json({"words": list(words)}, note)
-        learn_words(parts.tokenizer, words, tokens)
-    processes.wait()
-    tokenizer = load_tokenizer(tokens)
-    add_embeddings(parts.text_encoder, num_ids(tokenizer), seed)
-    return replace(parts, tokenizer=tokenizer), tuple(load_json(note)["words"])
 
 
 def _statistics(

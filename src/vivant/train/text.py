@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from vivant.text.clip import load_tokenizer, save_tokenizer
 
@@ -117,12 +117,12 @@ def _spelt(word: str, ranks: Mapping[str, int]) -> list[str]:
 
 def add_embeddings(text_encoder: "CLIPTextModel", num_tokens: int, seed: int) -> None:
     """Make room for a larger vocabulary, where there is not enough; new rows are random and as long as the others."""
-    old = text_encoder.get_input_embeddings().weight.detach()
+    encoder: Any = text_encoder
+    old: Tensor = encoder.get_input_embeddings().weight.detach()
     if len(old) >= num_tokens:
         return
     missing = torch.randn(num_tokens - len(old), old.shape[1], generator=torch.Generator().manual_seed(seed))
     rows = torch.cat([old, missing.to(old) * old.std()])
-    encoder: Any = text_encoder
     encoder.set_input_embeddings(nn.Embedding.from_pretrained(rows))
     text_encoder.config.vocab_size = num_tokens
 
