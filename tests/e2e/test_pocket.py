@@ -65,14 +65,11 @@ def test_diffusers_reads_a_base_and_draws_the_same(style):
     assert_parity(ours, theirs)
 
 
-def test_both_bases_know_the_words_of_motion():
-    """The same text encoder, in which every word of a caption is one token."""
-    papers, neons = (open_repository(pocket.base(style)) for style in STYLES)
-    for name, value in papers.text_encoder.state_dict().items():
-        assert torch.equal(value, neons.text_encoder.state_dict()[name])
-    words = vocabulary()
-    assert [word for word in words if len(papers.tokenizer.tokenize(word)) > 1] == []
-    assert max(papers.tokenizer.get_vocab().values()) + 1 == papers.text_encoder.config.vocab_size
+def test_the_first_base_knows_the_words_of_motion():
+    """Every word of a caption is one token."""
+    paper = open_repository(pocket.base("paper"))
+    assert [word for word in vocabulary() if len(paper.tokenizer.tokenize(word)) > 1] == []
+    assert max(paper.tokenizer.get_vocab().values()) + 1 == paper.text_encoder.config.vocab_size
 
 
 @pytest.mark.parametrize("style", STYLES)
