@@ -108,6 +108,7 @@ def test_files_are_measured_against_their_picture(tmp_path):
         scoring.score_files([str(tmp_path / "a.apng")], str(tmp_path / "p.png"), None, 3, None)
 
 
+@pytest.mark.unchecked  # the score is never asked for
 def test_a_clip_score_needs_a_prompt(tmp_path):
     Image.fromarray(clip()[0]).save(tmp_path / "p.png")
     write_clip(clip(), tmp_path / "a.gif", 8)

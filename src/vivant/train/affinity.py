@@ -56,14 +56,14 @@ def statistics(clips: Iterable[Float[np.ndarray, "f f"]], largest: float = 1.0) 
 
 
 def coefficients(
-    pairs: Float[Tensor, "b f f"], cond_frames: Int[Tensor, " b"], table: Float[Tensor, "f 2"]
+    pairs: Float[Tensor, "b f f"], cond_frames: Int[Tensor, " b"], table: Float[Tensor, "g 2"]
 ) -> Float[Tensor, "b f"]:
     """The affinity of every frame to its clip's condition frame, 1 for that frame itself.
 
     Args:
         pairs: `differences` of each clip.
         cond_frames: the frame that is shown to the network as the picture.
-        table: `statistics` of the data set.
+        table: `statistics` of the data set, for at least as many frames.
     """
     num, device = pairs.shape[1], pairs.device
     score = pairs[torch.arange(len(pairs), device=device), cond_frames]
