@@ -1,9 +1,6 @@
 """Put trained models into the package: bfloat16, with their licence in the header of every file of weights.
 
-    python recipes/ship.py runs/words/base src/vivant/pocket/paper
-    python recipes/ship.py runs/style/export src/vivant/pocket/neon runs/words/export
-
-The third folder, if given, has parts in place of those of the first.
+python recipes/ship.py runs/words/base src/vivant/pocket/paper
 """
 
 import shutil
@@ -20,12 +17,11 @@ HEADER = {
 }
 
 
-def main(exported: Path, target: Path, *better: Path) -> None:
+def main(exported: Path, target: Path) -> None:
     """Replace `target` by what a training exported."""
     shutil.rmtree(target, ignore_errors=True)
-    files = {path.relative_to(source): path for source in (exported, *better) for path in sorted(source.rglob("*"))}
-    for name, path in files.items():
-        copy = target / name
+    for path in sorted(exported.rglob("*")):
+        copy = target / path.relative_to(exported)
         if path.suffix == ".safetensors":
             state = {name: rounded(value) for name, value in load_file(path).items()}
             copy.parent.mkdir(parents=True, exist_ok=True)
@@ -43,4 +39,4 @@ def rounded(value: torch.Tensor) -> torch.Tensor:
 
 
 if __name__ == "__main__":
-    main(*map(Path, sys.argv[1:]))
+    main(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -66,7 +66,17 @@ def test_what_cannot_be_is_refused(more, code, capsys):
     assert not Path("a.gif").exists()
 
 
-@pytest.mark.parametrize("field", [{"shipped": "recogniser"}, {"shipped": "../paper"}, {"shipped": 1}, {}])
+@pytest.mark.parametrize(
+    "field",
+    [
+        {"shipped": "recogniser"},
+        {"shipped": "../paper"},
+        {"shipped": "../../..", "folder": "paper"},
+        {"shipped": "../../..", "hub": "org/name"},
+        {"shipped": 1},
+        {},
+    ],
+)
 def test_a_recipe_names_only_what_ships(field, capsys):
     assert main(["animate", "photo.png", "zoom in", "-o", "a.gif", *QUICK]) == 0
     recipe = read_recipe("a.gif")

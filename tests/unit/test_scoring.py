@@ -58,6 +58,7 @@ def test_one_list_of_prompts_is_for_all_pictures(tmp_path):
         "other: 1",
         "- a",
         "prompts: [",
+        "prompts: [one]\nn_prompt: ugly",  # its letters would be taken one by one
         "prompts: !!python/object/apply:os.getcwd []",
     ],
 )
@@ -106,6 +107,9 @@ def test_files_are_measured_against_their_picture(tmp_path):
     assert {name: row[name] for name in Measures.__dataclass_fields__} == pytest.approx(expected.__dict__)
     with pytest.raises(InputError, match="E-EVAL-FRAME"):
         scoring.score_files([str(tmp_path / "a.apng")], str(tmp_path / "p.png"), None, 3, None)
+    write_clip(frames[:1], tmp_path / "one.apng", 8)
+    with pytest.raises(InputError, match="E-EVAL-FRAME"):
+        scoring.score_files([str(tmp_path / "one.apng")], str(tmp_path / "p.png"), None, 0, None)
 
 
 @pytest.mark.unchecked  # the score is never asked for

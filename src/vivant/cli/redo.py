@@ -240,11 +240,13 @@ def _origin(value: object, name: str) -> Origin:
     if not isinstance(value, dict):
         raise _wrong(name, value)
     origin = Origin(*(_optional(value, field) for field in Origin._fields))
-    if origin.hub is None:
-        known = origin.folder is not None or origin.shipped in SHIPPED
-    else:
-        known = is_hub_id(origin.hub)
-    if not known:
+    named = {
+        field: getattr(origin, field) for field in ("hub", "folder", "shipped") if getattr(origin, field) is not None
+    }
+    # Exactly what would be read, and nothing beside it: a name that ships becomes a path.
+    if not named or (origin.hub is not None and not is_hub_id(origin.hub)):
+        raise _wrong(name, value)
+    if origin.shipped is not None and (len(named) > 1 or origin.shipped not in SHIPPED):
         raise _wrong(name, value)
     return origin
 

@@ -52,9 +52,13 @@ def _cases(folder: Path, path: Path) -> list[Case]:
     model = path.stem
     try:
         config: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
-        prompts, negatives = config["prompts"], config.get("n_prompt") or [None]
+        prompts, negatives = config["prompts"], config.get("n_prompt") or []
     except (AttributeError, KeyError, OSError, TypeError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise LoadError("E-BENCH", f"{path} cannot be read: {type(error).__name__}: {str(error)[:200]}.") from error
+    if not isinstance(negatives, list) or not all(isinstance(text, str) for text in negatives):
+        raise LoadError(
+            "E-BENCH", f"n_prompt of {path} is no list of texts.", "", "Give one for all pictures, or each."
+        )
     pictures = _pictures(folder / "img" / model)
     groups = _groups(prompts, len(pictures))
     if groups is None:
@@ -69,7 +73,7 @@ def _cases(folder: Path, path: Path) -> list[Case]:
             model,
             picture,
             prompt,
-            negatives[min(i, len(negatives) - 1)],
+            negatives[min(i, len(negatives) - 1)] if negatives else None,
             f"{model}/{picture.stem}-{number}",
         )
         for i, (picture, texts) in enumerate(zip(pictures, groups, strict=True))

@@ -343,7 +343,7 @@ def run(
         say(f"{name}: {made['clips']} clips, {time.perf_counter() - start:.0f} s")
     facts = {
         "percent": percent,
-        "request": {**request, "free_init": None},
+        "request": dict(request),
         "weights": models.animators["paper"].weights(),
     }
     return Found(figures, gallery(models, photos), notes, facts)

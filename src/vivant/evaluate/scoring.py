@@ -59,6 +59,8 @@ def _prompt_of(file: str) -> str | None:
 def _scores(
     frames: Frames, picture: Image.Image, prompt: str | None, cond_frame: int, scorer: ClipScorer | None
 ) -> dict[str, float]:
+    if len(frames) < 2:
+        raise InputError("E-EVAL-FRAME", "A clip of one frame has no motion.", "", "Give clips of two frames or more.")
     if not 0 <= cond_frame < len(frames):
         raise InputError("E-EVAL-FRAME", f"There is no frame {cond_frame} in a clip of {len(frames)}.")
     height, width = frames.shape[1:3]
