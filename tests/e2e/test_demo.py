@@ -65,6 +65,13 @@ def test_nothing_is_replaced_unasked(out, capsys):
     assert {path: path.read_bytes() for path in out.iterdir()} == before
 
 
+def test_a_picture_beside_the_clips_is_not_replaced_either(tmp_path, capsys):
+    (tmp_path / "photo.png").write_bytes(b"mine")
+    assert main(["demo", "-o", str(tmp_path), "--frames", "3", "--steps", "2", "--json"]) == 4
+    assert [path.name for path in tmp_path.iterdir()] == ["photo.png"]
+    assert json.loads(capsys.readouterr().out)["error"]["code"] == "E-OUTPUT-EXISTS"
+
+
 def test_a_clip_of_the_demo_is_made_again(out, capsys):
     """The recipe names the models that ship, so nobody has to say where they are."""
     name = CLIPS[0].name

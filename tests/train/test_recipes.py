@@ -208,6 +208,7 @@ def test_the_base_that_trained_is_unchanged_by_motion(folder, base):
         ("base", TRAINING + STILLS + "[model]\nvae = 'x'\n", r"E-TRAIN-RECIPE.*lacks config"),
         ("pia", TRAINING + CLIPS, r"E-TRAIN-RECIPE.*lacks start"),
         ("pia", TRAINING + CLIPS + "[model]\nstart = 'x'\n[loss]\ndrop_text = 2.0\n", r"E-TRAIN-SETTING.*drop_text"),
+        ("pia", TRAINING + CLIPS + "[model]\nstart = 'x'\n[loss]\nwindow = 5\n", r"E-TRAIN-SETTING.*window is 5"),
     ],
 )
 def test_recipes_that_cannot_be_made_are_refused_before_anything_is_loaded(tmp_path, kind, text, said):

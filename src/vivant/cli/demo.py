@@ -11,7 +11,7 @@ from vivant.cli.screen import Screen, duration, print_json, reporting, stoppable
 if TYPE_CHECKING:
     from vivant.api import Result
 
-ENLARGE = 4
+ENLARGE, MOTION = 4, "animate:moderate"
 TITLE = "vivant: what the small models make of two pictures"
 
 
@@ -23,22 +23,20 @@ class Clip:
         name: of its files.
         picture: a key of `vivant.pocket.PICTURES`.
         prompt: what is to happen.
-        motion: as for `vivant animate`.
     """
 
     name: str
     picture: str
     prompt: str
-    motion: str
 
 
 CLIPS = (
-    Clip("drawing-right", "drawing", "a small orange fish moving right over a blue sea, paper cut", "animate:moderate"),
-    Clip("drawing-bouncing", "drawing", "a small orange fish bouncing over a blue sea, paper cut", "animate:moderate"),
-    Clip("drawing-growing", "drawing", "a small orange fish growing over a blue sea, paper cut", "animate:moderate"),
-    Clip("photo-zoom-in", "photo", "a photo, zoom in", "animate:moderate"),
-    Clip("photo-pan-right", "photo", "a photo, pan right", "animate:moderate"),
-    Clip("photo-turn", "photo", "a photo, turn the camera", "animate:moderate"),
+    Clip("drawing-right", "drawing", "a small orange fish moving right over a blue sea, paper cut"),
+    Clip("drawing-bouncing", "drawing", "a small orange fish bouncing over a blue sea, paper cut"),
+    Clip("drawing-growing", "drawing", "a small orange fish growing over a blue sea, paper cut"),
+    Clip("photo-zoom-in", "photo", "a photo, zoom in"),
+    Clip("photo-pan-right", "photo", "a photo, pan right"),
+    Clip("photo-turn", "photo", "a photo, turn the camera"),
 )
 
 
@@ -58,12 +56,14 @@ def demo(
     with reporting(json) as screen:
         from vivant import pocket
         from vivant.cli.making import check_targets
+        from vivant.media.atomic import check_target
 
         names = [f"{clip.name}{suffix}" for clip in CLIPS for suffix in (".mp4", ".gif")]
         if not output.exists():
             output.mkdir(parents=True)
         check_targets([str(output / name) for name in (*names, "demo.gif")], [], overwrite, 8)
-        check_page(output / "index.html", overwrite)
+        for name in ("index.html", *(f"{picture}.png" for picture in pocket.PICTURES)):
+            check_target(output / name, overwrite=overwrite)
         made = animate(screen, {"num_frames": frames, "num_inference_steps": steps, "seed": seed})
         with unstoppable():
             page = write(output, made, pocket.PICTURES, overwrite)
@@ -76,13 +76,6 @@ def demo(
         screen.show(str(page))
 
 
-def check_page(page: Path, overwrite: bool) -> None:
-    """Refuse to replace a page unasked."""
-    from vivant.media.atomic import check_target
-
-    check_target(page, overwrite=overwrite)
-
-
 def animate(screen: Screen, settings: dict[str, Any]) -> "dict[Clip, Result]":
     """All clips, in their order."""
     from vivant import pocket
@@ -91,7 +84,7 @@ def animate(screen: Screen, settings: dict[str, Any]) -> "dict[Clip, Result]":
 
     settings = {**pocket.SETTINGS, **settings}
     for clip in CLIPS:
-        check_animate(pocket.PICTURES[clip.picture], clip.prompt, motion=clip.motion, **settings)
+        check_animate(pocket.PICTURES[clip.picture], clip.prompt, motion=MOTION, **settings)
     with stoppable() as stopped:
         screen.say("Loading the small models that ship with vivant.")
         animator = Animator.from_pretrained(pocket.base(), pocket.motion(), local_files_only=True)
@@ -102,7 +95,7 @@ def animate(screen: Screen, settings: dict[str, Any]) -> "dict[Clip, Result]":
                 made[clip] = animator.animate(
                     pocket.PICTURES[clip.picture],
                     clip.prompt,
-                    motion=clip.motion,
+                    motion=MOTION,
                     progress=progress,
                     cancel=stopped,
                     **settings,
@@ -139,7 +132,7 @@ def write(folder: Path, made: "dict[Clip, Result]", pictures: Any, overwrite: bo
         for clip, result in clips.items():
             for suffix in (".mp4", ".gif"):
                 result.save(folder / f"{clip.name}{suffix}", overwrite=overwrite, enlarge=ENLARGE)
-            shown.append(Shown(f"{clip.name}.gif", f"{clip.prompt} ({clip.motion})", f"{clip.name}.mp4"))
+            shown.append(Shown(f"{clip.name}.gif", f"{clip.prompt} ({MOTION})", f"{clip.name}.mp4"))
         parts += [heading(f"The {name}"), row(shown)]
         films = [np.stack([np.asarray(still)] * len(first))]
         films += [enlarged(result.clips[0], ENLARGE) for result in clips.values()]

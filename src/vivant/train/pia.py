@@ -63,6 +63,11 @@ class PiaLoss:
     returning: float = 0.0
     largest: float = 1.0
 
+    def check_window(self, num_frames: int) -> None:
+        """Refuse (E-TRAIN-SETTING) a window that is longer than the clips."""
+        if self.window > num_frames:
+            raise InputError("E-TRAIN-SETTING", f"window is {self.window}, and the clips have {num_frames} frames.")
+
     def __post_init__(self):
         for name in ("drop_picture", "drop_text", "first", "returning", "largest"):
             check_part(name, getattr(self, name))
@@ -152,9 +157,8 @@ class PiaTask:
         """The weighed error of the noise of each clip."""
         x0 = latents_of(batch, self.parts.vae, draws, dtype)
         loss, total = self.loss, x0.shape[1]
+        loss.check_window(total)
         num_frames = loss.window or total
-        if num_frames > total:
-            raise InputError("E-TRAIN-SETTING", f"window is {num_frames}, and the clips have {total} frames.")
         cond_frames = draws.integers(num_frames)
         shown = draws.uniform() >= loss.drop_picture
         kept = draws.uniform() >= loss.drop_text

@@ -185,6 +185,8 @@ def _checked(recipe: Recipe, path: Path) -> Recipe:
     for name in ("size", "num_frames") if recipe.kind == "pia" else ("size",):
         if len({getattr(data, name) for data in recipe.data}) > 1:
             raise InputError("E-TRAIN-RECIPE", f"The tables [[data]] of {path} differ in {name}.")
+    if recipe.kind == "pia":
+        recipe.loss.check_window(recipe.data[0].num_frames)
     return recipe
 
 
