@@ -3,7 +3,7 @@
     python recipes/words.py runs/longer/export runs/words
 
 writes the text encoder and its tokenizer to `runs/words/export`, and the base with them to `runs/words/base`. Captions
-are those of the drawn world and of photos; half of them say no motion.
+are those of the drawn world and of photos; more than half of them say no motion.
 """
 
 import sys
@@ -11,26 +11,65 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
 
-from vivant.pocket.world import MAGNITUDES, MOTIONS, PHOTO_MOTIONS, caption, photo_caption, sample_scene
+from vivant.pia.layers import Attention
+from vivant.pocket.world import MAGNITUDES, PHOTO_MOTIONS, caption, photo_caption, sample_scene
 from vivant.pocket.world.captions import MAGNITUDES as SAID
-from vivant.text.clip import load_text_encoder, load_tokenizer
+from vivant.text.clip import encode, load_text_encoder, load_tokenizer
+from vivant.train.base import Repository
 from vivant.train.loop import Progress, train
 from vivant.train.recipe import open_repository
 from vivant.train.settings import Settings
 from vivant.train.text import learn_words, num_ids, strange_words
-from vivant.train.words import Captions, Said, WordsTask
+from vivant.train.words import Captions, Said, WordsTask, clear_directions
 
 SETTINGS = Settings(
-    steps=1500, batch=64, learning_rate=1e-3, warmup=50, decay="cosine", ema=0.99, seed=6, sample_every=0, log_every=100
+    steps=2500, batch=64, learning_rate=1e-3, warmup=50, decay="cosine", ema=0.99, seed=6, sample_every=0, log_every=100
 )
-LENGTH = 5.0
-PHOTOS, STILLS = 0.35, 0.5
+LENGTH, FAR = 6.0, 0.5
+"""Of a direction, and of that of a magnitude as a part of it."""
+PHOTOS, STILLS = 0.35, 0.6
+MEANINGS = (
+    ("left", "right"),
+    ("up", "down"),
+    ("growing", "shrinking"),
+    ("zoom in", "zoom out"),
+    ("pan left", "pan right"),
+    ("large", "small"),
+    ("clockwise", "counterclockwise"),
+    ("bouncing",),
+    ("turn",),
+    ("still",),
+)
+"""What shares a direction is opposite: twice as far apart, and no direction is spent on it. The clearest come first."""
+
+
+def directions(parts: Repository) -> dict[str, Float[Tensor, " d"]]:
+    """By what each motion and magnitude moves the tokens; a moderate one is never said."""
+    captions = [sentence(np.random.default_rng([8, i]), still=True).caption for i in range(500)]
+    with torch.no_grad():
+        hidden = torch.cat([encode(parts.tokenizer, parts.text_encoder, [text]) for text in captions])
+    attentions = [m.attn2 for m in parts.unet.modules() if isinstance(getattr(m, "attn2", None), Attention)]
+    found = LENGTH * clear_directions(attentions, hidden, len(MEANINGS))
+    moves = {
+        name: way * sign
+        for way, names in zip(found, MEANINGS, strict=True)
+        for name, sign in zip(names, (1, -1), strict=False)
+    }
+    far = {name: FAR * moves[name] for name in ("large", "small")}
+    return {**moves, **far}
 
 
 def write(rng: np.random.Generator) -> Said:
+    """A caption, of a still or of a motion."""
+    return sentence(rng, still=bool(rng.random() < STILLS))
+
+
+def sentence(rng: np.random.Generator, *, still: bool) -> Said:
     """A caption and what it says of motion."""
-    still = bool(rng.random() < STILLS)
     if rng.random() < PHOTOS:
         motion, magnitude = PHOTO_MOTIONS[rng.integers(len(PHOTO_MOTIONS))], MAGNITUDES[rng.integers(len(MAGNITUDES))]
         text = photo_caption(motion, magnitude, rng, with_motion=not still)
@@ -54,8 +93,8 @@ def main(base: Path, folder: Path) -> None:
     parts = open_repository(base)
     captions = [write(np.random.default_rng([7, i])).caption for i in range(5000)]
     tokenizer = learn_words(parts.tokenizer, strange_words(parts.tokenizer, captions, 5), folder / "tokenizer")
-    meanings = (*MOTIONS, *MAGNITUDES)
-    task = WordsTask(parts.text_encoder, tokenizer, num_ids(parts.tokenizer), meanings, LENGTH, SETTINGS.seed)
+    moves = directions(parts)
+    task = WordsTask(parts.text_encoder, tokenizer, num_ids(parts.tokenizer), moves, SETTINGS.seed)
     learnt = train(task, Captions(100_000, write), SETTINGS, folder, on_step=say)
     encoder, tokens = load_text_encoder(learnt / "text_encoder"), load_tokenizer(learnt / "tokenizer")
     replace(parts, text_encoder=encoder, tokenizer=tokens).save(folder / "base")

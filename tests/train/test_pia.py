@@ -12,8 +12,8 @@ from vivant.pia.motion import MotionAdapter
 from vivant.pia.unet import UNetMotionModel
 from vivant.train.affinity import coefficients
 from vivant.train.base import Repository
-from vivant.train.diffusion import Noise, add_noise, eps_loss, signal, weight
-from vivant.train.pia import PiaLoss, PiaTask, condition, new_adapter, which_frames
+from vivant.train.diffusion import Noise, add_noise, draw_timesteps, eps_loss, signal, weight
+from vivant.train.pia import ChosenPositions, PiaLoss, PiaTask, condition, new_adapter, which_frames
 from vivant.train.samples import Draws
 
 B, F, H, W = 3, 5, 6, 10
@@ -92,7 +92,8 @@ def test_a_fifth_of_the_clips_show_no_picture_and_a_tenth_no_caption(monkeypatch
 
 def test_mask_and_picture_are_dropped_together():
     x0 = tiny.noise(B, 4, F, H, W)
-    picture = condition(x0, torch.full((B, F), 0.5), torch.tensor([0, 2, 4]), torch.tensor([True, False, True]))
+    still = x0[torch.arange(B), :, torch.tensor([0, 2, 4])]
+    picture = condition(still, torch.full((B, F), 0.5), torch.tensor([True, False, True]))
     assert picture.shape == (B, 5, F, H, W)
     assert picture[1].abs().max() == 0
     assert (picture[0, 0] == 0.5).all()
@@ -162,9 +163,64 @@ def _begins(seed: int) -> torch.Tensor:
     return draws.integers(3)
 
 
-def test_a_window_longer_than_the_clips_is_refused():
-    with pytest.raises(InputError, match="E-TRAIN-SETTING"):
-        task(window=F + 1).losses(batch(), Draws(0, range(B)), torch.float32)
+def test_some_frames_of_each_clip_can_be_shown(monkeypatch):
+    """The picture's and random others, in order, each with its own affinity."""
+    learner = task(drop_picture=0.0, frames=3)
+    x0, chosen = batch()["mean"], set()
+    for seed in range(9):
+        inputs, *_ = seen(learner, monkeypatch, seed=seed)
+        places = learner.places.of_clips
+        assert inputs.shape == (B, 9, 3, H, W)
+        assert (places.diff(dim=1) > 0).all()
+        draws = Draws(seed, range(B))
+        draws.normal((F, 4, H, W))
+        cond_frames = draws.integers(F)
+        assert (places == cond_frames[:, None]).any(1).all()
+        chosen |= {tuple(row) for row in places.tolist()}
+        affinity = coefficients(batch()["differences"], cond_frames, torch.from_numpy(TABLE))
+        for b in range(B):
+            assert torch.equal(inputs[b, 4, :, 0, 0], affinity[b, places[b]])
+            assert torch.equal(inputs[b, 5:, 1], x0[b, cond_frames[b]])
+    assert len(chosen) > 7  # of the ten ways to choose three of five
+
+
+def test_shown_frames_are_those_of_the_clip(monkeypatch):
+    """With hardly any noise the network sees their latents."""
+    monkeypatch.setattr("vivant.train.pia.draw_timesteps", lambda draws, noise: draws.integers(1))
+    learner = task(frames=2)
+    inputs, *_ = seen(learner, monkeypatch)
+    for b, places in enumerate(learner.places.of_clips):
+        close = torch.cdist(inputs[b, :4].transpose(0, 1).flatten(1), batch()["mean"][b].flatten(1))
+        assert torch.equal(close.argmin(1), places)
+
+
+def test_shown_frames_stand_at_their_own_positions():
+    """Frames 0, 2, 3 of a clip are to the motion modules what they are in the whole clip, not frames 0, 1, 2."""
+    learner = task()
+    layer = next(m for m in learner.unet.modules() if isinstance(m, ChosenPositions))
+    table, x = layer.pe[0], tiny.noise(4, 3, layer.pe.shape[-1], seed=5)
+    learner.places.of_clips = torch.tensor([[0, 2, 3], [1, 2, 4]])
+    expected = x + torch.stack([table[[0, 2, 3]]] * 2 + [table[[1, 2, 4]]] * 2)  # two positions of each picture
+    assert torch.equal(layer(x), expected)
+    learner.places.of_clips = None
+    assert torch.equal(layer(x), x + table[:3])
+
+
+def test_more_frames_than_there_are_are_refused():
+    for loss in ({"window": F + 1}, {"frames": F + 1}, {"window": 3, "frames": 4}):
+        with pytest.raises(InputError, match="E-TRAIN-SETTING"):
+            task(**loss).losses(batch(), Draws(0, range(B)), torch.float32)
+
+
+def test_gradient_checkpointing_keeps_the_positions():
+    """What is computed again in the backward pass stands where it stood."""
+    grads = []
+    for checkpointing in (False, True):
+        adapter = tiny.fill(copy.deepcopy(tiny_pia.adapter()))
+        learner = PiaTask(parts(), adapter, PiaLoss(frames=2), TABLE, (), F, gradient_checkpointing=checkpointing)
+        learner.losses(batch(), Draws(1, range(B)), torch.float32)["loss"].sum().backward()
+        grads.append(torch.cat([w.grad.flatten() for w in learner.weights.values() if w.grad is not None]))
+    assert torch.allclose(*grads, atol=1e-6 * grads[0].abs().max())
 
 
 def test_loops_go_there_and_back():
@@ -238,6 +294,15 @@ def test_the_error_of_the_velocity_is_what_its_weight_says():
     assert torch.allclose(eps_loss(wrong, eps, weight(t, abar, Noise(high=1))), expected, rtol=1e-4)
 
 
+def test_high_noise_can_come_more_often():
+    draws = Draws(3, range(4000))
+    t = draw_timesteps(draws, Noise(skew=2.0))
+    assert 0 <= t.min() < 50
+    assert t.max() < 1000
+    assert (t >= 750).float().mean().item() == pytest.approx(0.5, abs=0.03)  # T (1 - u^2) > 0.75 T for u < 1/2
+    assert torch.equal(draw_timesteps(Draws(3, range(5)), Noise()), Draws(3, range(5)).integers(1000))
+
+
 def test_a_loss_is_the_mean_of_its_own_sample():
     predicted, eps = tiny.noise(2, 4, 3, 5, 6), tiny.noise(2, 4, 3, 5, 6, seed=1)
     loss = eps_loss(predicted, eps, torch.tensor([1.0, 0.25]))
@@ -245,7 +310,9 @@ def test_a_loss_is_the_mean_of_its_own_sample():
 
 
 @pytest.mark.unchecked
-@pytest.mark.parametrize("values", [{"drop_picture": 1.2}, {"drop_text": -0.1}, {"conv_in": "none"}, {"window": 1}])
+@pytest.mark.parametrize(
+    "values", [{"drop_picture": 1.2}, {"drop_text": -0.1}, {"conv_in": "none"}, {"window": 1}, {"frames": 1}]
+)
 def test_losses_that_make_no_sense_are_refused(values):
     with pytest.raises(InputError, match="E-TRAIN-SETTING"):
         PiaLoss(**values)
@@ -253,3 +320,5 @@ def test_losses_that_make_no_sense_are_refused(values):
         Noise(offset=-1)
     with pytest.raises(InputError, match="E-TRAIN-SETTING"):
         Noise(high=-0.5)
+    with pytest.raises(InputError, match="E-TRAIN-SETTING"):
+        Noise(skew=0.5)

@@ -6,12 +6,14 @@ from typing import Any
 import numpy as np
 import torch
 
+import tiny
 import tiny_pia
 from train.world import settings
+from vivant.pia.layers import Attention
 from vivant.text.clip import encode, load_text_encoder, load_tokenizer
 from vivant.train.loop import train
 from vivant.train.text import add_embeddings, learn_words, num_ids, strange_words, train_tokenizer
-from vivant.train.words import Captions, Said, WordsTask, aligned
+from vivant.train.words import Captions, Said, WordsTask, aligned, clear_directions
 
 KNOWN = ["a small red cat on a mat", "a large cat", "small mats and red cats"] * 20
 
@@ -70,15 +72,32 @@ def say(rng: np.random.Generator) -> Said:
 def words_task(tmp_path) -> WordsTask:
     pipe = tiny_pia.pipeline()
     tokenizer = learn_words(pipe.tokenizer, ("zooming", "wobbling"), tmp_path / "tokenizer")
-    return WordsTask(
-        copy.deepcopy(pipe.text_encoder), tokenizer, num_ids(pipe.tokenizer), ("zooming", "wobbling"), 3.0, seed=1
-    )
+    axes = 3 * torch.linalg.qr(torch.randn(pipe.text_encoder.config.hidden_size, 2))[0].T
+    ways = dict(zip(("zooming", "wobbling"), axes, strict=True))
+    return WordsTask(copy.deepcopy(pipe.text_encoder), tokenizer, num_ids(pipe.tokenizer), ways, seed=1)
 
 
-def test_directions_are_at_right_angles_and_of_the_length_asked_for(tmp_path):
-    zooming, wobbling = words_task(tmp_path).directions.values()
-    assert torch.allclose(torch.stack([zooming.norm(), wobbling.norm()]), torch.tensor(3.0))
-    assert abs(zooming @ wobbling) < 1e-5
+def attention(values: torch.Tensor, keys: torch.Tensor) -> Attention:
+    """One that passes on what `values` makes of a text, where `keys` looks."""
+    layer = Attention(len(values), 1, values.shape[1])
+    with torch.no_grad():
+        layer.to_v.weight.copy_(values)
+        layer.to_k.weight.copy_(keys)
+        layer.to_out[0].weight.copy_(torch.eye(len(values)))
+    return layer
+
+
+def test_clear_directions_pass_far_and_stand_in_nobodys_way():
+    """Of four axes the first passes far, the second as far and is full of content, the third is what attention looks
+    at, and the fourth passes less."""
+    values, keys = torch.diag(torch.tensor([3.0, 3.0, 3.0, 1.0])), torch.diag(torch.tensor([0.1, 0.1, 9.0, 0.1]))
+    hidden = tiny.noise(50, 7, 4) * torch.tensor([0.1, 5.0, 0.1, 0.1])
+    found = clear_directions([attention(values, keys)], hidden, 2)
+    assert torch.allclose(found @ found.T, torch.eye(2), atol=1e-5)
+    assert found[0, 0].abs() > 0.99
+    assert found[1, 1].abs() < 0.1
+    once_more = clear_directions([attention(values, keys), attention(100 * values, keys)], hidden, 2)
+    assert torch.allclose(once_more.abs(), found.abs(), atol=1e-4)  # each attention counts alike
 
 
 def test_new_words_become_directions_and_old_captions_stay(tmp_path):

@@ -19,7 +19,7 @@ from vivant.preflight import SCHEDULER
 from vivant.schedulers import DDIMScheduler
 from vivant.text.clip import encode
 from vivant.train import lora
-from vivant.train.diffusion import Noise, add_noise, draw_eps, eps_loss, signal, weight
+from vivant.train.diffusion import Noise, add_noise, draw_eps, draw_timesteps, eps_loss, signal, weight
 from vivant.train.loop import checkpoint_blocks, trainable
 from vivant.train.samples import Batch, Draws
 from vivant.train.sampling import draw_stills
@@ -122,7 +122,7 @@ class BaseTask:
     def losses(self, batch: Batch, draws: Draws, dtype: torch.dtype) -> dict[str, Float[Tensor, " b"]]:
         """The weighed error of the noise of each still."""
         x0 = latents_of(batch, self.parts.vae, draws, dtype)[:, :, None]
-        timesteps = draws.integers(len(self.abar))
+        timesteps = draw_timesteps(draws, self.loss.noise)
         eps = draw_eps(draws, x0.shape[1:], self.loss.noise)
         kept = draws.uniform() >= self.loss.drop_text
         prompts = [text if keep else "" for text, keep in zip(batch["caption"], kept.tolist(), strict=True)]

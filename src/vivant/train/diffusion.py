@@ -24,16 +24,21 @@ class Noise:
         high: weigh it further by ((SNR + 1) / SNR) to this power, so that high noise levels, where the text decides
             what moves, count: 0 is the error of the noise, 1 that of the velocity (arXiv 2202.00512), and 0.5 has
             gradients of the same size at all levels.
+        skew: draw the timestep T (1 - u^skew) for uniform u: 1 draws all alike, and beyond it high noise levels come
+            more often.
     """
 
     offset: float = 0.0
     snr_limit: float = 0.0
     high: float = 0.0
+    skew: float = 1.0
 
     def __post_init__(self):
         for name in ("offset", "snr_limit", "high"):
             if getattr(self, name) < 0:
                 raise InputError("E-TRAIN-SETTING", f"{name} is {getattr(self, name)}; it must be 0 or more.")
+        if self.skew < 1:
+            raise InputError("E-TRAIN-SETTING", f"skew is {self.skew}; it must be 1 or more.")
 
 
 _preset: dict[str, Any] = SCHEDULER
@@ -44,6 +49,14 @@ PRESET = DDIM(**_preset)
 def signal() -> Float[Tensor, " t"]:
     """abar of every timestep, by the preset."""
     return PRESET.signal
+
+
+def draw_timesteps(draws: Draws, noise: Noise) -> Int[Tensor, " b"]:
+    """The noise level of every sample."""
+    num = len(PRESET.signal)
+    if noise.skew == 1:
+        return draws.integers(num)
+    return (num * (1 - draws.uniform() ** noise.skew)).long().clamp(max=num - 1)
 
 
 def draw_eps(draws: Draws, shape: Sequence[int], noise: Noise) -> Float[Tensor, "b c f h w"]:

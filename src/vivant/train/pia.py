@@ -3,7 +3,9 @@
 Clips of f frames; one of them, at random, is the picture: its latents stand beside the noisy latents of every frame,
 with a mask that says how much each frame is like it. For a part of the clips picture and mask are zero, and for a part
 the caption is empty. Motion modules and the input convolution learn; the base is frozen. Beyond the original,
-a shorter window of each clip can be shown, some of them there and back, and more often from their first frame.
+a shorter window of each clip can be shown, some of them there and back, more often from their first frame, and only
+some frames of each, at their own positions: what moves where is learnt from a few frames of many clips sooner than from
+all frames of few.
 """
 
 from collections.abc import Sequence
@@ -24,7 +26,7 @@ from vivant.pia.conditioning import Prompts
 from vivant.pia.decode import decode
 from vivant.pia.generate import Given, Parts, generate
 from vivant.pia.layers import ResnetBlock, SpatialTransformer
-from vivant.pia.motion import MotionAdapter, MotionModule
+from vivant.pia.motion import MotionAdapter, MotionBlock, MotionModule, Positions
 from vivant.pia.unet import UNetMotionModel
 from vivant.placement import MemoryPolicy
 from vivant.request import PIARequest
@@ -32,7 +34,7 @@ from vivant.rng import Rng
 from vivant.text.clip import encode
 from vivant.train.affinity import coefficients, differences
 from vivant.train.base import Repository, check_part, latents_of
-from vivant.train.diffusion import PRESET, Noise, add_noise, draw_eps, eps_loss, signal, weight
+from vivant.train.diffusion import PRESET, Noise, add_noise, draw_eps, draw_timesteps, eps_loss, signal, weight
 from vivant.train.loop import checkpoint_blocks
 from vivant.train.samples import Batch, Draws
 from vivant.train.vae import to_picture
@@ -49,7 +51,8 @@ class PiaLoss:
         conv_in: ``"all"`` of the input convolution learns, or only what reads the ``"picture"``. A personalised base
             brings its own weights for the latents, so the latter is what every base will run with.
         first: part of the clips whose first frame is the picture; it is a random one of the others.
-        window: frames that are shown of each clip, from a random one on; 0 shows all.
+        window: frames that are used of each clip, from a random one on; 0 uses all.
+        frames: how many of those go through the network, the picture's and random others; 0 shows all.
         returning: part of the clips that are shown there and back, as loops, twice as fast.
         largest: see `affinity.statistics`; 1 is the original's.
     """
@@ -60,19 +63,25 @@ class PiaLoss:
     conv_in: Literal["all", "picture"] = "all"
     first: float = 0.0
     window: int = 0
+    frames: int = 0
     returning: float = 0.0
     largest: float = 1.0
 
     def check_window(self, num_frames: int) -> None:
-        """Refuse (E-TRAIN-SETTING) a window that is longer than the clips."""
+        """Refuse (E-TRAIN-SETTING) more frames than there are: a window of the clip's, shown ones of the window's."""
         if self.window > num_frames:
             raise InputError("E-TRAIN-SETTING", f"window is {self.window}, and the clips have {num_frames} frames.")
+        if self.frames > (self.window or num_frames):
+            total = self.window or num_frames
+            raise InputError("E-TRAIN-SETTING", f"frames is {self.frames}, and there are {total} to choose from.")
 
     def __post_init__(self):
         for name in ("drop_picture", "drop_text", "first", "returning", "largest"):
             check_part(name, getattr(self, name))
-        if self.window < 0 or self.window == 1:
-            raise InputError("E-TRAIN-SETTING", f"window is {self.window}; it must be 0, or 2 frames or more.")
+        for name in ("window", "frames"):
+            if getattr(self, name) < 0 or getattr(self, name) == 1:
+                text = f"{name} is {getattr(self, name)}; it must be 0, or 2 or more."
+                raise InputError("E-TRAIN-SETTING", text)
         if self.conv_in not in ("all", "picture"):
             raise InputError("E-TRAIN-SETTING", f"conv_in is {self.conv_in!r}.", "", "Use all or picture.")
 
@@ -141,6 +150,10 @@ class PiaTask:
         if loss.conv_in == "picture":
             learning["conv_in.weight"] = learn_last(self.unet.conv_in, parts.unet.settings.in_channels)
         self.networks, self.weights = (parts.vae, parts.text_encoder, self.unet), learning
+        self.places = Places()
+        for module in self.unet.modules():
+            if isinstance(module, MotionBlock):
+                module.pos_embed = ChosenPositions(module.pos_embed, self.places)
         if gradient_checkpointing:
             checkpoint_blocks(self.unet, (ResnetBlock, SpatialTransformer, MotionModule))
 
@@ -162,17 +175,20 @@ class PiaTask:
         cond_frames = draws.integers(num_frames)
         shown = draws.uniform() >= loss.drop_picture
         kept = draws.uniform() >= loss.drop_text
-        timesteps = draws.integers(len(self.abar))
-        eps = draw_eps(draws, (x0.shape[2], num_frames, *x0.shape[3:]), loss.noise)
+        timesteps = draw_timesteps(draws, loss.noise)
+        eps = draw_eps(draws, (x0.shape[2], loss.frames or num_frames, *x0.shape[3:]), loss.noise)
         cond_frames = torch.where(draws.uniform() < loss.first, 0, cond_frames)
         frames = which_frames(draws.integers(total - num_frames + 1), draws.uniform() < loss.returning, num_frames)
         clip = torch.arange(len(x0), device=x0.device)[:, None]
-        x0 = rearrange(x0[clip, frames], "b f c h w -> b c f h w")
         pairs = batch["differences"][clip[..., None], frames[:, :, None], frames[:, None, :]]
-        picture = condition(x0, coefficients(pairs, cond_frames, self.table), cond_frames, shown)
+        affinity = coefficients(pairs, cond_frames, self.table)
+        places = which_places(draws, cond_frames, num_frames, loss.frames or num_frames)
+        picture = condition(x0[clip, frames][clip[:, 0], cond_frames], affinity.gather(1, places), shown)
+        x0 = rearrange(x0[clip, frames.gather(1, places)], "b f c h w -> b c f h w")
         prompts = [text if keep else "" for text, keep in zip(batch["caption"], kept.tolist(), strict=True)]
         text = encode(self.parts.tokenizer, self.parts.text_encoder, prompts)
         inputs = torch.cat([add_noise(x0, eps, timesteps, self.abar), picture], dim=1)
+        self.places.of_clips = places
         predicted = self.unet.predict(inputs.to(dtype), timesteps, self.unet.read_text(text.to(dtype)))
         error = eps_loss(predicted, eps, weight(timesteps, self.abar, loss.noise))
         with_picture = torch.where(shown, error.detach(), 0.0) / max(1e-8, 1 - loss.drop_picture)
@@ -181,6 +197,7 @@ class PiaTask:
     @torch.no_grad()
     def show(self, folder: Path, step: int) -> None:
         """A row for each picture and prompt, made as a user's clip is."""
+        self.places.of_clips = None  # here, not after the losses: gradient checkpointing computes once more
         parts = Parts(self.parts.vae, self.unet, PRESET, MemoryPolicy(str(self.unet.device)))
         rows = []
         for image, prompt in self.shown:
@@ -241,15 +258,42 @@ def which_frames(first: Int[Tensor, " b"], returning: Bool[Tensor, " b"], num_fr
     return first[:, None] + torch.where(returning[:, None], loop, there)
 
 
+def which_places(draws: Draws, cond_frames: Int[Tensor, " b"], total: int, num: int) -> Int[Tensor, "b k"]:
+    """Which `num` of a window's `total` frames are shown, in order: the picture's, and random others."""
+    if num == total:
+        return torch.arange(total, device=cond_frames.device).expand(len(cond_frames), -1)
+    order = draws.normal((total,)).scatter(1, cond_frames[:, None], torch.inf)
+    return order.topk(num, dim=1).indices.sort(dim=1).values
+
+
+@dataclass
+class Places:
+    """At which positions of a clip the frames are that the network is shown just now; None for the first ones."""
+
+    of_clips: Int[Tensor, "b f"] | None = None
+
+
+class ChosenPositions(Positions):
+    """A position table of which the rows are chosen for each clip, for the time of training."""
+
+    def __init__(self, table: Positions, places: Places):
+        nn.Module.__init__(self)
+        self.register_buffer("pe", table.pe)
+        self.places = places
+
+    def forward(self, x: Float[Tensor, "n f c"]) -> Float[Tensor, "n f c"]:
+        places = self.places.of_clips
+        if places is None:
+            return super().forward(x)
+        rows = self.pe[0, places].to(x.dtype)
+        return x + rows.repeat_interleave(len(x) // len(rows), dim=0)
+
+
 def condition(
-    x0: Float[Tensor, "b c f h w"],
-    affinity: Float[Tensor, "b f"],
-    cond_frames: Tensor,
-    shown: Tensor,
+    still: Float[Tensor, "b c h w"], affinity: Float[Tensor, "b f"], shown: Bool[Tensor, " b"]
 ) -> Float[Tensor, "b d f h w"]:
-    """Mask and picture as the network reads them: the clip's own frame on all frames; zero where it is not shown."""
-    b, _, f, h, w = x0.shape
-    still = x0[torch.arange(b, device=x0.device), :, cond_frames]
+    """Mask and picture as the network reads them: the picture on all frames; zero where it is not shown."""
+    (h, w), f = still.shape[2:], affinity.shape[1]
     picture = torch.cat(
         [repeat(affinity, "b f -> b 1 f h w", h=h, w=w), repeat(still, "b c h w -> b c f h w", f=f)], dim=1
     )

@@ -5,9 +5,11 @@ A small one that never read a word of motion can be taught them by captions alon
 token after them, padding included, shall become what the old encoder makes of it without those words, moved by one
 direction a meaning; and captions without such words shall stay what they are. Attention over tokens then passes the
 direction on wherever it looks, and networks that read the encoder need not be taught anew.
+
+How much attention passes on of a direction is decided by its weights, which stay: `clear_directions` finds good ones.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +20,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from vivant.pia.layers import Attention
 from vivant.text.clip import save_text_encoder, save_tokenizer
 from vivant.train.loop import trainable
 from vivant.train.samples import Batch, Draws
@@ -62,9 +65,8 @@ class WordsTask:
         text_encoder: learns; gets rows for the new words.
         tokenizer: knows the new words, whose numbers follow those of the old ones.
         num_known: how many numbers are old.
-        meanings: all names of meanings.
-        length: of a direction; the tokens themselves are about the root of their number of channels long.
-        seed: of the directions, which are at right angles to each other, and of new rows.
+        directions: by what each meaning moves the tokens, which are about the root of their number of channels long.
+        seed: of new rows.
     """
 
     def __init__(
@@ -72,8 +74,7 @@ class WordsTask:
         text_encoder: "CLIPTextModel",
         tokenizer: "PreTrainedTokenizerBase",
         num_known: int,
-        meanings: Sequence[str],
-        length: float,
+        directions: Mapping[str, Float[Tensor, " d"]],
         seed: int,
     ):
         self.old: Any = deepcopy(text_encoder).float().requires_grad_(False)
@@ -81,9 +82,7 @@ class WordsTask:
         self.networks: Sequence[nn.Module] = (self.old, text_encoder)
         add_embeddings(text_encoder, num_ids(tokenizer), seed)
         self.weights: Mapping[str, nn.Parameter] = trainable(text_encoder)
-        generator = torch.Generator().manual_seed(seed)
-        random = torch.randn(text_encoder.config.hidden_size, len(meanings), generator=generator)
-        self.directions = dict(zip(meanings, length * torch.linalg.qr(random)[0].T, strict=True))
+        self.directions = directions
         self.prepare = self._prepare
 
     def _prepare(self, clip: Said, rng: Any) -> dict[str, Any]:
@@ -118,6 +117,46 @@ class WordsTask:
         """Text encoder and tokenizer, for every base that reads the old ones."""
         save_text_encoder(self.encoder, folder / "text_encoder")
         save_tokenizer(self.tokenizer, folder / "tokenizer")
+
+
+CONTENT = 4.0
+"""What captions differ in counts so much against a direction."""
+
+
+@torch.no_grad()
+def clear_directions(
+    attentions: Iterable[Attention], hidden: Float[Tensor, "*n d"], num: int
+) -> Float[Tensor, "num d"]:
+    """Directions that attention to a text passes on far and that hardly touch what it does with other texts.
+
+    Those of the largest |O V u|^2 / (|u|^2 + |K u|^2 + CONTENT |C u|^2), where V, K, O are weights of values, keys and
+    output, C is the spread of captions, and each counts as much as any other over all directions.
+
+    Args:
+        attentions: of the network that reads the text, whose weights stay.
+        hidden: tokens of many captions.
+        num: how many.
+
+    Returns:
+        Unit vectors at right angles to each other, the clearest first.
+    """
+    d = hidden.shape[-1]
+    passed, keys = torch.zeros(2, d, d).unbind()
+    for attention in attentions:
+        values = attention.to_out[0].weight @ attention.to_v.weight
+        passed = passed + _gram(values)
+        keys = keys + _gram(attention.to_k.weight)
+    spread = torch.cov(hidden.reshape(-1, d).T)
+    passed, keys, spread = (d * gram / gram.trace() for gram in (passed, keys, spread))
+    sizes, axes = torch.linalg.eigh(torch.eye(d) + keys + CONTENT * spread)
+    whiten = axes @ torch.diag(sizes.rsqrt()) @ axes.T
+    found = whiten @ torch.linalg.eigh(whiten @ passed @ whiten)[1].flip(1)[:, :num]
+    return torch.linalg.qr(found)[0].T
+
+
+def _gram(weight: Float[Tensor, "c d"]) -> Float[Tensor, "d d"]:
+    """Squared lengths of what a matrix makes of vectors, as a form; every matrix counts alike."""
+    return weight.T @ weight / weight.square().sum()
 
 
 def aligned(ids: Sequence[int], num_known: int) -> dict[str, Tensor]:
