@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vivant.pia.layers import Attention
+from vivant.pia.layers import SpatialBlock
 from vivant.pocket.world import MAGNITUDES, PHOTO_MOTIONS, caption, photo_caption, sample_scene
 from vivant.pocket.world.captions import MAGNITUDES as SAID
 from vivant.text.clip import encode, load_text_encoder, load_tokenizer
@@ -27,11 +27,11 @@ from vivant.train.text import learn_words, num_ids, strange_words
 from vivant.train.words import Captions, Said, WordsTask, clear_directions
 
 SETTINGS = Settings(
-    steps=2500, batch=64, learning_rate=1e-3, warmup=50, decay="cosine", ema=0.99, seed=6, sample_every=0, log_every=100
+    steps=4000, batch=64, learning_rate=1e-3, warmup=50, decay="cosine", ema=0.99, seed=6, sample_every=0, log_every=100
 )
 LENGTH, FAR = 6.0, 0.5
 """Of a direction, and of that of a magnitude as a part of it."""
-PHOTOS, STILLS = 0.35, 0.6
+PHOTOS, STILLS = 0.35, 0.75
 MEANINGS = (
     ("left", "right"),
     ("up", "down"),
@@ -52,7 +52,7 @@ def directions(parts: Repository) -> dict[str, Float[Tensor, " d"]]:
     captions = [sentence(np.random.default_rng([8, i]), still=True).caption for i in range(500)]
     with torch.no_grad():
         hidden = torch.cat([encode(parts.tokenizer, parts.text_encoder, [text]) for text in captions])
-    attentions = [m.attn2 for m in parts.unet.modules() if isinstance(getattr(m, "attn2", None), Attention)]
+    attentions = [block.attn2 for block in parts.unet.modules() if isinstance(block, SpatialBlock)]
     found = LENGTH * clear_directions(attentions, hidden, len(MEANINGS))
     moves = {
         name: way * sign

@@ -143,7 +143,7 @@ def clear_directions(
     d = hidden.shape[-1]
     passed, keys = torch.zeros(2, d, d).unbind()
     for attention in attentions:
-        values = attention.to_out[0].weight @ attention.to_v.weight
+        values = attention.to_out[0].get_parameter("weight") @ attention.to_v.weight
         passed = passed + _gram(values)
         keys = keys + _gram(attention.to_k.weight)
     spread = torch.cov(hidden.reshape(-1, d).T)
