@@ -45,19 +45,21 @@ PACKED_TOKENS = 32
 """Tokens of a packed sequence: longer ones waste more on masked scores than they save (benchmarks/pia.py)."""
 
 
-def pack_size(facts: Facts) -> int:
+def pack_size(facts: Facts, num_tokens: int = PACKED_TOKENS) -> int:
     """How many short sequences share one call of the kernel; a divisor of their number."""
-    most = PACKED_TOKENS // facts.num_queries if facts.num_queries == facts.num_keys else 1
+    most = num_tokens // facts.num_queries if facts.num_queries == facts.num_keys else 1
     return next((size for size in range(most, 1, -1) if facts.num_sequences % size == 0), 1)
 
 
-def _packed_sdpa(q: Tensor, k: Tensor, v: Tensor, num_heads: int) -> Tensor:
+def _packed_sdpa(q: Tensor, k: Tensor, v: Tensor, num_heads: int, num_tokens: int = PACKED_TOKENS) -> Tensor:
     """Several short sequences as one with a block-diagonal mask: exact, since a masked score weighs exactly zero.
 
     The fused kernel pays per sequence. Attention over the frames has thousands of sequences of some eight tokens.
     """
     num, length = q.shape[:2]
-    size = pack_size(Facts(q.device.type, q.dtype, num, length, k.shape[1]))
+    size = pack_size(Facts(q.device.type, q.dtype, num, length, k.shape[1]), num_tokens)
+    if size == 1:
+        return _sdpa(q, k, v, num_heads)
     block = torch.arange(size * length, device=q.device) // length
     q, k, v = (rearrange(x, "(b g) n c -> b (g n) c", g=size) for x in (q, k, v))
     return rearrange(_sdpa(q, k, v, num_heads, block[:, None] == block), "b (g n) c -> (b g) n c", g=size)
@@ -65,12 +67,17 @@ def _packed_sdpa(q: Tensor, k: Tensor, v: Tensor, num_heads: int) -> Tensor:
 
 SCORES = 1 << 14
 """Scores of a head up to which a processor differentiates them faster when they are kept than by the fused kernel."""
+KEPT_TOKENS = 24
+"""Tokens of a packed sequence whose scores are kept."""
 
 
 def _kept_sdpa(q: Tensor, k: Tensor, v: Tensor, num_heads: int) -> Tensor:
-    """Scores as a tensor: for short sequences the fused kernel's way back is the slowest part of a training step."""
+    """Scores as a tensor: for short sequences the fused kernel's way back is the slowest part of a training step.
+
+    A product of thousands of matrices of a few rows pays per matrix, so the shortest share one here too.
+    """
     with sdpa_kernel(SDPBackend.MATH):
-        return _sdpa(q, k, v, num_heads)
+        return _packed_sdpa(q, k, v, num_heads, KEPT_TOKENS)
 
 
 def _keeps(facts: Facts) -> bool:

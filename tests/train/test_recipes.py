@@ -203,6 +203,8 @@ def test_the_base_that_trained_is_unchanged_by_motion(folder, base):
         ("pia", TRAINING + CLIPS + STILLS + "[model]\nstart = 'x'\n", r"E-TRAIN-RECIPE.*differ in num_frames"),
         ("vae", TRAINING + STILLS + VAE + "[samples]\nprompts = ['a']\n", r"E-TRAIN-RECIPE.*prompts"),
         ("style", TRAINING + STILLS + "[model]\nstart = 'x'\nalpha = 2.0\n", r"E-TRAIN-RECIPE.*alpha"),
+        ("style", TRAINING + STILLS + "[model]\nstart = 'x'\noften = { red = 2 }\n", r"E-TRAIN-RECIPE.*no latents"),
+        ("style", TRAINING + STILLS + "[model]\nstart = 'x'\nlatents = 'y'\noften = { red = -1 }\n", r"E-TRAIN-RECIPE"),
         ("vae", TRAINING + STILLS + "stride = 2\n" + VAE, r"E-TRAIN-SETTING.*stride"),
         ("vae", TRAINING + STILLS + "photos = 0.5\n" + VAE, r"E-TRAIN-SETTING.*folder and photos"),
         ("base", TRAINING + STILLS + "[model]\nvae = 'x'\n", r"E-TRAIN-RECIPE.*lacks config"),

@@ -6,7 +6,7 @@ from einops import rearrange
 
 import tiny
 from tolerances import assert_parity
-from vivant.attention import KERNELS, PACKED_TOKENS, Facts, attend, choose, pack_size
+from vivant.attention import KEPT_TOKENS, KERNELS, PACKED_TOKENS, Facts, attend, choose, pack_size
 
 
 def formula(q, k, v, num_heads):
@@ -41,6 +41,11 @@ def test_packs_are_divisors_and_small(num, length, size):
     assert size * length <= PACKED_TOKENS
 
 
+@pytest.mark.parametrize(("num", "length", "size"), [(2048, 3, 8), (6, 8, 3), (10, 5, 2), (2048, 16, 1)])
+def test_packs_with_kept_scores_are_smaller(num, length, size):
+    assert pack_size(Facts("cpu", torch.bfloat16, num, length, length, trains=True), KEPT_TOKENS) == size
+
+
 @pytest.mark.parametrize("kernel", KERNELS, ids=lambda kernel: kernel.name)
 def test_every_kernel_computes_the_formula(kernel):
     q, k, v = (tiny.noise(12, 5, 21, seed=i) for i in range(3))
@@ -71,10 +76,11 @@ def test_queries_and_keys_of_different_length():
     assert_parity(attend(q, k, v, 4), formula(q, k, v, 4))
 
 
-def test_packed_sequences_do_not_see_each_other():
+@pytest.mark.parametrize("kernel", [k for k in KERNELS if k.name != "torch sdpa"], ids=lambda kernel: kernel.name)
+def test_packed_sequences_do_not_see_each_other(kernel):
     q, k, v = (tiny.noise(12, 5, 21, seed=i) for i in range(3))
-    before = attend(q, k, v, 3)
+    before = kernel.run(q, k, v, 3)
     k[4], v[4] = 100.0, float("inf")
-    after = attend(q, k, torch.nan_to_num(v, posinf=1e30), 3)
+    after = kernel.run(q, k, torch.nan_to_num(v, posinf=1e30), 3)
     rest = [i for i in range(12) if i != 4]
     assert torch.equal(after[rest], before[rest])

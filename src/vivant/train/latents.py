@@ -72,6 +72,43 @@ class Latents:
         )
         return Encoded(mean, deviation, pairs, captions[place])
 
+    def captions(self) -> list[str]:
+        """Of every clip."""
+        shards = range(-(-self.num // SHARD))
+        return [text for shard in shards for text in _opened(self.folder / _name(shard))[1]]
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Clips of a source: those of `indices`, in that order, as often as they are named."""
+
+    source: Source
+    indices: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def read(self, index: int, rng: np.random.Generator) -> Any:
+        """The clip that stands at `index`."""
+        return self.source.read(self.indices[index], rng)
+
+
+def repeated(latents: Latents, often: Mapping[str, int]) -> Chosen:
+    """Clips as often as what their captions say: the largest number among the phrases of a caption, or once.
+
+    Raises:
+        InputError: E-TRAIN-SETTING for a phrase that no caption has, and where nothing is left.
+    """
+    captions = latents.captions()
+    for phrase in often:
+        if not any(phrase in text for text in captions):
+            raise InputError("E-TRAIN-SETTING", f"often has {phrase!r}, which no caption of {latents.folder} has.")
+    times = [max((num for phrase, num in often.items() if phrase in text), default=1) for text in captions]
+    indices = [i for i, num in enumerate(times) for _ in range(num)]
+    if not indices:
+        raise InputError("E-TRAIN-SETTING", "often leaves no clip.", "Every caption has a phrase that counts 0 times.")
+    return Chosen(latents, indices)
+
 
 def _name(shard: int) -> str:
     return f"latents-{shard:05d}.safetensors"

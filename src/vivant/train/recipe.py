@@ -34,7 +34,7 @@ from vivant.train.affinity import differences, statistics
 from vivant.train.base import BaseLoss, BaseTask, Repository
 from vivant.train.data import Data, open_all
 from vivant.train.diffusion import Noise
-from vivant.train.latents import encode
+from vivant.train.latents import encode, repeated
 from vivant.train.lora import Rank
 from vivant.train.pia import PiaLoss, PiaTask, new_adapter
 from vivant.train.processes import Processes, joined
@@ -61,6 +61,7 @@ class Model:
         rank: for `style`, train a low-rank change of this rank instead of the whole.
         alpha: its scale times its rank.
         latents: folder that gets the data set encoded once; without it `base`, `style` and `pia` encode at every step.
+        often: with `latents`, phrases of captions and how often clips with them count; others count once.
     """
 
     start: Path | None = None
@@ -71,6 +72,7 @@ class Model:
     rank: int | None = None
     alpha: float | None = None
     latents: Path | None = None
+    often: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -161,9 +163,9 @@ def _table(cls: type[T], raw: Any, path: Path) -> T:
 _NEEDS = {"vae": (), "base": ("vae", "config", "text"), "style": ("start",), "pia": ("start",)}
 _READS = {
     "vae": {"start", "config"},
-    "base": {"vae", "config", "text", "latents"},
-    "style": {"start", "rank", "alpha", "latents"},
-    "pia": {"start", "adapter", "config", "latents"},
+    "base": {"vae", "config", "text", "latents", "often"},
+    "style": {"start", "rank", "alpha", "latents", "often"},
+    "pia": {"start", "adapter", "config", "latents", "often"},
 }
 
 
@@ -180,6 +182,10 @@ def _checked(recipe: Recipe, path: Path) -> Recipe:
         raise InputError("E-TRAIN-RECIPE", f"[model] of {path} needs either start or config.")
     if recipe.model.alpha is not None and recipe.model.rank is None:
         raise InputError("E-TRAIN-RECIPE", f"[model] of {path} has alpha and no rank.")
+    if recipe.model.often and recipe.model.latents is None:
+        raise InputError("E-TRAIN-RECIPE", f"[model] of {path} has often and no latents.")
+    if any(not isinstance(num, int) or num < 0 for num in recipe.model.often.values()):
+        raise InputError("E-TRAIN-RECIPE", f"[model.often] of {path} has a number that is not 0, 1, 2, ….")
     if recipe.shown.prompts and recipe.kind not in ("base", "style"):
         raise InputError("E-TRAIN-RECIPE", f"[samples] of {path} has prompts, which {recipe.kind} does not read.")
     for name in ("size", "num_frames") if recipe.kind == "pia" else ("size",):
@@ -326,7 +332,8 @@ def _stored(
         dtype = loop.autocast_dtype(recipe.settings, processes.device)
         encode(source, vae.to(processes.device), recipe.model.latents, what, dtype=dtype)
     processes.wait()
-    return encode(source, vae, recipe.model.latents, what)  # finds all files there
+    stored = encode(source, vae, recipe.model.latents, what)  # finds all files there
+    return repeated(stored, recipe.model.often) if recipe.model.often else stored
 
 
 def open_repository(folder: Path) -> Repository:
