@@ -73,13 +73,14 @@ def test_the_first_base_knows_the_words_of_motion():
 
 
 @pytest.mark.parametrize("style", STYLES)
-def test_clips_keep_their_picture(style):
-    """The motion adapter has only begun to learn: it keeps the picture, and does not follow the words yet."""
+def test_clips_keep_their_picture_and_follow_the_words(style):
+    """Eight clips; hundreds are in docs/motion.json."""
     models = Models.load()
     made = list(models.make(drawn(style, DIRECTIONS, 8, tag=2), style))
-    assert np.mean([clip.measures.fidelity for clip in made]) >= 17
+    assert np.mean([clip.measures.fidelity for clip in made]) >= 25
     assert np.mean([models.sees(clip, "colour")[0] for clip in made]) >= 0.7
     assert np.mean([models.sees(clip, "style") for clip in made]) >= 0.9
+    assert np.mean([clip.is_right for clip in made]) >= 0.6  # by chance it were 0.25
 
 
 @pytest.mark.unchecked

@@ -36,7 +36,7 @@ CLIPS = (
     Clip("drawing-growing", "drawing", "a small orange fish growing over a blue sea, paper cut"),
     Clip("photo-zoom-in", "photo", "a photo, zoom in"),
     Clip("photo-pan-right", "photo", "a photo, pan right"),
-    Clip("photo-turn", "photo", "a photo, turn the camera"),
+    Clip("photo-pan-left", "photo", "a photo, pan left"),
 )
 
 
