@@ -27,11 +27,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from vivant.denoise import State
 from vivant.pia.compile import compile_unet
-from vivant.pia.conditioning import Conditioning, Guidance, Prompts
+from vivant.pia.conditioning import Conditioning, Guidance
 from vivant.pia.generate import predict
 from vivant.pia.motion import MotionAdapter
 from vivant.pia.unet import UNet2DConditionModel, UNetMotionModel
 from vivant.placement import default_dtype
+from vivant.prompts import Prompts
 
 FULL = {
     "unet": {"sample_size": 64, "cross_attention_dim": 768, "attention_head_dim": 8},

@@ -46,6 +46,22 @@ VAE = {
     "sample_size": 64,
     "scaling_factor": 0.18215,
 }
+# Of a video autoencoder: tiles of 24 x 40 pixels, 3 x 5 latents.
+VIDEO_VAE = {
+    "_class_name": "AutoencoderKLCogVideoX",
+    "in_channels": 3,
+    "out_channels": 3,
+    "block_out_channels": [8, 12, 16, 20],
+    "down_block_types": ["CogVideoXDownBlock3D"] * 4,
+    "up_block_types": ["CogVideoXUpBlock3D"] * 4,
+    "layers_per_block": 1,
+    "latent_channels": 6,
+    "norm_num_groups": 4,
+    "temporal_compression_ratio": 4,
+    "sample_height": 48,
+    "sample_width": 80,
+    "scaling_factor": 0.7,
+}
 TEXT = {
     "hidden_size": TEXT_DIM,
     "intermediate_size": 28,

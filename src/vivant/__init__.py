@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from vivant.api import Animator as Animator
     from vivant.api import Result as Result
+    from vivant.consisid.transformer import ConsisIDTransformer3DModel as ConsisIDTransformer3DModel
     from vivant.errors import Cancelled as Cancelled
     from vivant.errors import InputError as InputError
     from vivant.errors import LoadError as LoadError
@@ -21,10 +22,14 @@ if TYPE_CHECKING:
     from vivant.pia.unet import UNet2DConditionModel as UNet2DConditionModel
     from vivant.pia.unet import UNetMotionModel as UNetMotionModel
     from vivant.pipelines.base import DiffusionPipeline as DiffusionPipeline
+    from vivant.pipelines.consisid.pipeline_consisid import ConsisIDPipeline as ConsisIDPipeline
     from vivant.pipelines.pia import PIAPipeline as PIAPipeline
     from vivant.pipelines.pia import PIAPipelineOutput as PIAPipelineOutput
     from vivant.placement import MemoryPolicy as MemoryPolicy
+    from vivant.request import ConsisIDRequest as ConsisIDRequest
     from vivant.request import PIARequest as PIARequest
+    from vivant.schedulers import CogVideoXDDIMScheduler as CogVideoXDDIMScheduler
+    from vivant.schedulers import CogVideoXDPMScheduler as CogVideoXDPMScheduler
     from vivant.schedulers import DDIMScheduler as DDIMScheduler
     from vivant.schedulers import DDPMScheduler as DDPMScheduler
     from vivant.schedulers import DPMSolverMultistepScheduler as DPMSolverMultistepScheduler
@@ -36,13 +41,20 @@ if TYPE_CHECKING:
     from vivant.schedulers import PNDMScheduler as PNDMScheduler
     from vivant.schedulers import UniPCMultistepScheduler as UniPCMultistepScheduler
     from vivant.vae.image import AutoencoderKL as AutoencoderKL
+    from vivant.vae.video import AutoencoderKLCogVideoX as AutoencoderKLCogVideoX
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "Animator": "vivant.api",
     "AutoencoderKL": "vivant.vae.image",
+    "AutoencoderKLCogVideoX": "vivant.vae.video",
     "Cancelled": "vivant.errors",
+    "CogVideoXDDIMScheduler": "vivant.schedulers",
+    "CogVideoXDPMScheduler": "vivant.schedulers",
+    "ConsisIDPipeline": "vivant.pipelines.consisid.pipeline_consisid",
+    "ConsisIDRequest": "vivant.request",
+    "ConsisIDTransformer3DModel": "vivant.consisid.transformer",
     "DDIMScheduler": "vivant.schedulers",
     "DDPMScheduler": "vivant.schedulers",
     "DPMSolverMultistepScheduler": "vivant.schedulers",

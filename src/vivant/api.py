@@ -21,11 +21,12 @@ from vivant.hub.digest import weights_digest
 from vivant.hub.model import pick_dtype
 from vivant.media.checks import DARK, Finding, check_clip
 from vivant.media.frames import enlarged, frames_hash
+from vivant.media.output import to_bytes
 from vivant.media.recipe import image_digest
 from vivant.media.video import write_clip
 from vivant.pia.compile import compile_unet
 from vivant.pia.config import Numerics, check_numerics
-from vivant.pia.decode import decode, to_bytes
+from vivant.pia.decode import decode
 from vivant.pia.generate import schedules, timesteps
 from vivant.pipelines.pia import PIAPipeline
 from vivant.preflight import SCHEDULER, Limits, Models, check_request, read_stills

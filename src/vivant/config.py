@@ -110,7 +110,7 @@ def read(cls: type[T], raw: Mapping[str, Any], *, keep_unknown: bool = False) ->
                 "E-CONFIG-VALUE",
                 f"{_display(cls)} has {key} = {value!r}, which vivant does not implement.",
                 f"Implemented: {', '.join(map(repr, allowed))}.",
-                "Use a checkpoint of the Stable Diffusion 1.5 family.",
+                "Use a published checkpoint of this component.",
             )
     hints = get_type_hints(cls)
     for key, value in known.items():

@@ -7,6 +7,8 @@ from typing import Any, TypeVar
 from jaxtyping import Float
 from torch import Tensor
 
+from vivant.errors import InputError
+
 Step = TypeVar("Step")
 
 
@@ -55,3 +57,14 @@ def run(state: State, schedule: Sequence[Step], step: StepFn[Step], on_step: OnS
     for i, t in enumerate(schedule):
         state = on_step(replace(step(state, t), i=i))
     return state
+
+
+def check_latents(latents: object, shape: Sequence[int]) -> None:
+    """Refuse (E-LATENTS-SHAPE) latents from outside that are not of this run's shape."""
+    if not isinstance(latents, Tensor) or tuple(latents.shape) != tuple(shape):
+        found = tuple(latents.shape) if isinstance(latents, Tensor) else type(latents).__name__
+        raise InputError(
+            "E-LATENTS-SHAPE",
+            f"latents are {found}; this run needs a tensor of the shape {tuple(shape)}.",
+            "Latents are an eighth as wide and high as the frames.",
+        )

@@ -1,5 +1,7 @@
 """Guidance: how several predictions of one step become one."""
 
+import math
+
 from jaxtyping import Float
 from torch import Tensor
 
@@ -41,3 +43,16 @@ def cfg_image(
     if image_scale == 1:
         return cfg(image, text, text_scale)
     return uncond + image_scale * (image - uncond) + text_scale * (text - image)
+
+
+def dynamic_scale(scale: float, done: float, num_steps: int) -> float:
+    """Guidance that falls from 1 + scale to 1 over a run, slowly first: composition early, nature late.
+
+    As CogVideoX's dynamic guidance (arXiv 2408.06072): ``1 + scale (1 - cos(pi ((N - i) / N)^5)) / 2``.
+
+    Args:
+        scale: what is added to 1 at the start.
+        done: i, steps made before this one. diffusers puts the timestep there instead, from 999 down to 0.
+        num_steps: N.
+    """
+    return 1 + scale * (1 - math.cos(math.pi * ((num_steps - done) / num_steps) ** 5.0)) / 2

@@ -8,9 +8,9 @@ import dataclasses
 import difflib
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Self, TypeGuard, get_args
+from typing import Any, ClassVar, Literal, Self, TypeGuard, cast, get_args
 
 from vivant.config import as_python
 from vivant.errors import InputError
@@ -28,8 +28,76 @@ MAX_STEPS = 1000  # one for every timestep of the training
 NEGATIVE_PROMPT = "wrong white balance, dark, sketches, worst quality, low quality"
 
 
+class _Request:
+    """What requests of both models share: checks, and reading and writing."""
+
+    _parts: ClassVar[Mapping[str, type]] = {}
+    """Fields that are values with fields of their own, or None."""
+
+    def _check_shared(self) -> None:
+        """Make the values Python's own, and check the fields that every request has."""
+        values: Any = self
+        for field in dataclasses.fields(values):
+            value = getattr(self, field.name)
+            several = field.name in ("prompt", "negative_prompt", "seed") and isinstance(value, list)
+            object.__setattr__(self, field.name, as_python(tuple(value) if several else value))
+        for name, kind in self._parts.items():
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, kind):
+                raise InputError("E-PARAM-TYPE", f"{name} is {value!r}.", "", f"Give a {kind.__name__}, or None.")
+        check_text("prompt", values.prompt)
+        if values.negative_prompt is not None:
+            check_text("negative_prompt", values.negative_prompt)
+        _check_int("num_frames", values.num_frames, 1, MAX_FRAMES)
+        _check_int("num_inference_steps", values.num_inference_steps, 1, MAX_STEPS)
+        _check_int("num_videos_per_prompt", values.num_videos_per_prompt, 1, MAX_VIDEOS)
+        _check_number("guidance_scale", values.guidance_scale, 0, math.inf)
+        _check_number("eta", values.eta, 0, 1)
+        _check_number("fps", values.fps, 0.1, 240)
+        for seed in (values.seed or (None,)) if isinstance(values.seed, tuple) else (values.seed,):
+            _check_int("seed", seed, -1, MAX_SEED)
+
+    @classmethod
+    def build(cls, **values: Any) -> Self:
+        """As the constructor, with a sentence for unknown names instead of Python's TypeError."""
+        names = [f.name for f in dataclasses.fields(cast(Any, cls))]
+        for name in values:
+            if name not in names:
+                near = difflib.get_close_matches(name, names, n=2)
+                raise InputError(
+                    "E-PARAM-UNKNOWN",
+                    f"There is no parameter {name!r}.",
+                    f"Nearest: {', '.join(near)}." if near else "",
+                    f"Known: {', '.join(names)}.",
+                )
+        return cls(**values)
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object with every field; `from_json` is its inverse."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(cast(Any, self)).items()}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Self:
+        """Read what `to_json` wrote, from a source that need not be friendly."""
+        if not isinstance(values, dict):
+            raise InputError("E-PARAM-TYPE", f"A request is an object with fields, not {values!r}.")
+        read = dict(values)
+        for name, part in cls._parts.items():
+            value = read.get(name)
+            if value is not None:
+                listed = dataclasses.fields(cast(Any, part))
+                known = {f.name for f in listed}
+                needed = {f.name for f in listed if f.default is dataclasses.MISSING}
+                if not isinstance(value, dict) or not needed <= set(value) <= known:
+                    raise InputError(
+                        "E-PARAM-TYPE", f"{name} is {value!r}.", "", f"It is an object with {', '.join(sorted(known))}."
+                    )
+                read[name] = part(**value)
+        return cls.build(**read)
+
+
 @dataclass(frozen=True, kw_only=True)
-class PIARequest:
+class PIARequest(_Request):
     """Animate pictures with PIA. Batch rule: prompts and pictures have length 1 or B and broadcast.
 
     Attributes:
@@ -74,29 +142,17 @@ class PIARequest:
     freeu: FreeU | None = None
     fps: float = 8.0
 
+    _parts: ClassVar[Mapping[str, type]] = {"free_init": FreeInit, "freeu": FreeU}
+
     def __post_init__(self):
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            several = field.name in ("prompt", "negative_prompt", "seed") and isinstance(value, list)
-            object.__setattr__(self, field.name, as_python(tuple(value) if several else value))
-        for name, kind in (("free_init", FreeInit), ("freeu", FreeU)):
-            value = getattr(self, name)
-            if value is not None and not isinstance(value, kind):
-                raise InputError("E-PARAM-TYPE", f"{name} is {value!r}.", "", f"Give a {kind.__name__}, or None.")
-        check_text("prompt", self.prompt)
-        if self.negative_prompt is not None:
-            check_text("negative_prompt", self.negative_prompt)
-        _check_int("num_frames", self.num_frames, 1, MAX_FRAMES)
-        _check_int("num_inference_steps", self.num_inference_steps, 1, MAX_STEPS)
-        _check_int("num_videos_per_prompt", self.num_videos_per_prompt, 1, MAX_VIDEOS)
+        self._check_shared()
         if self.free_init is not None:
             _check_int("free_init.num_iters", self.free_init.num_iters, 1, MAX_ITERATIONS)
         for name in ("height", "width"):
             if (value := getattr(self, name)) is not None:
-                _check_side(name, value)
+                _check_side(name, value, 8)
         if self.clip_skip is not None:
             _check_int("clip_skip", self.clip_skip, 0)
-        _check_number("guidance_scale", self.guidance_scale, 0, math.inf)
         if self.image_guidance_scale is not None:
             _check_number("image_guidance_scale", self.image_guidance_scale, 0, math.inf)
         _check_number("strength", self.strength, 0, 1)
@@ -104,12 +160,8 @@ class PIARequest:
             raise InputError(
                 "E-STRENGTH", "strength is 0: nothing would be generated.", "", "Use more than 0, at most 1."
             )
-        _check_number("eta", self.eta, 0, 1)
-        _check_number("fps", self.fps, 0.1, 240)
         if self.fit not in FITS:
             raise InputError("E-FIT", f"fit is {self.fit!r}.", "", f"Choose one of {', '.join(FITS)}.")
-        for seed in (self.seed or (None,)) if isinstance(self.seed, tuple) else (self.seed,):
-            _check_int("seed", seed, -1, MAX_SEED)
         object.__setattr__(self, "motion", parse(self.motion))
         curve(self.motion, self.num_frames, self.cond_frame)
 
@@ -123,42 +175,53 @@ class PIARequest:
         """Whether guidance reads the negative prompt."""
         return self.guidance_scale > 1 or self.image_guidance_scale is not None
 
-    @classmethod
-    def build(cls, **values: Any) -> Self:
-        """As the constructor, with a sentence for unknown names instead of Python's TypeError."""
-        names = [f.name for f in dataclasses.fields(cls)]
-        for name in values:
-            if name not in names:
-                near = difflib.get_close_matches(name, names, n=2)
-                raise InputError(
-                    "E-PARAM-UNKNOWN",
-                    f"There is no parameter {name!r}.",
-                    f"Nearest: {', '.join(near)}." if near else "",
-                    f"Known: {', '.join(names)}.",
-                )
-        return cls(**values)
 
-    def to_json(self) -> dict[str, Any]:
-        """A JSON object with every field; `from_json` is its inverse."""
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
+@dataclass(frozen=True, kw_only=True)
+class ConsisIDRequest(_Request):
+    """Film a person with ConsisID. Batch rule: prompts, pictures and identities have length 1 or B and broadcast.
 
-    @classmethod
-    def from_json(cls, values: dict[str, Any]) -> Self:
-        """Read what `to_json` wrote, from a source that need not be friendly."""
-        if not isinstance(values, dict):
-            raise InputError("E-PARAM-TYPE", f"A request is an object with fields, not {values!r}.")
-        read = dict(values)
-        for name, part in (("free_init", FreeInit), ("freeu", FreeU)):
-            value = read.get(name)
-            if value is not None:
-                known = {f.name for f in dataclasses.fields(part)}
-                needed = {f.name for f in dataclasses.fields(part) if f.default is dataclasses.MISSING}
-                if not isinstance(value, dict) or not needed <= set(value) <= known:
-                    raise InputError(
-                        "E-PARAM-TYPE", f"{name} is {value!r}.", "", f"It is an object with {', '.join(sorted(known))}."
-                    )
-                read[name] = part(**value)
-        return cls.build(**read)
+    Attributes:
+        prompt: a sentence, or one for each video; the model was trained on long ones.
+        negative_prompt: what to avoid; read only with guidance. None is the empty prompt.
+        num_frames: length of the video, in frames; 49 is what the model was trained on.
+        height, width: size in pixels, multiples of 16. None is the model's own size, 480 x 720.
+        num_inference_steps: denoising steps.
+        guidance_scale: strength of the prompt; at 1 and below it is followed as it is.
+        use_dynamic_cfg: let guidance fall over the run, from 1 + guidance_scale to 1.
+        eta: share of fresh noise, for the solvers that have one (DDIM).
+        max_sequence_length: tokens of a prompt that are read.
+        num_videos_per_prompt: n videos for each prompt; output index is ``b * n + k``.
+        seed: seed of the noise, or one for each video; -1 draws one and records it.
+        fps: frames a second of the written video; it does not change the frames.
+    """
+
+    prompt: str | Sequence[str] = ""
+    negative_prompt: str | Sequence[str] | None = None
+    num_frames: int = 49
+    height: int | None = None
+    width: int | None = None
+    num_inference_steps: int = 50
+    guidance_scale: float = 6.0
+    use_dynamic_cfg: bool = False
+    eta: float = 0.0
+    max_sequence_length: int = 226
+    num_videos_per_prompt: int = 1
+    seed: int | Sequence[int] = -1
+    fps: float = 8.0
+
+    def __post_init__(self):
+        self._check_shared()
+        for name in ("height", "width"):
+            if (value := getattr(self, name)) is not None:
+                _check_side(name, value, 16)
+        if not isinstance(self.use_dynamic_cfg, bool):
+            raise InputError("E-PARAM-TYPE", f"use_dynamic_cfg is {self.use_dynamic_cfg!r}.", "", "Give true or false.")
+        _check_int("max_sequence_length", self.max_sequence_length, 1, 4096)
+
+    @property
+    def needs_negative(self) -> bool:
+        """Whether guidance reads the negative prompt."""
+        return self.guidance_scale > 1
 
 
 def texts(value: str | Sequence[str] | None) -> list[str]:
@@ -198,6 +261,7 @@ _CODES = {
     "guidance_scale": "E-GUIDANCE",
     "image_guidance_scale": "E-GUIDANCE",
     "clip_skip": "E-CLIP-SKIP",
+    "max_sequence_length": "E-PROMPT-LENGTH",
     "strength": "E-STRENGTH",
     "eta": "E-ETA",
     "fps": "E-FPS",
@@ -226,12 +290,12 @@ def _check_number(name: str, value: object, low: float, high: float) -> None:
         raise InputError(_CODES[name], f"{name} is {value!r}.", "", f"Give a number, {limits}.")
 
 
-def _check_side(name: str, value: object) -> None:
-    if not (_is_whole(value) and 8 <= value <= MAX_SIDE and value % 8 == 0):
-        near = max(8, min(MAX_SIDE, (value + 4) // 8 * 8)) if _is_whole(value) else 512
+def _check_side(name: str, value: object, multiple: int) -> None:
+    if not (_is_whole(value) and multiple <= value <= MAX_SIDE and value % multiple == 0):
+        near = max(multiple, min(MAX_SIDE, (value + multiple // 2) // multiple * multiple)) if _is_whole(value) else 480
         raise InputError(
             "E-SIZE",
             f"{name} is {value!r}.",
-            f"Sizes are multiples of 8, from 8 to {MAX_SIDE} pixels.",
+            f"Sizes are multiples of {multiple}, from {multiple} to {MAX_SIDE} pixels.",
             f"Use {near}.",
         )

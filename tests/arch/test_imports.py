@@ -20,7 +20,7 @@ LAYERS = (
             *("pia.affinity", "pia.freeu"),
         },
     ),
-    ("requests", {"request"}),
+    ("requests", {"prompts", "request"}),
     ("models", {"consisid", "pia"}),
     ("facade", {"callbacks", "pipelines", "schedulers", "utils"}),
     ("one call each", {"api", "preflight"}),

@@ -15,7 +15,13 @@ from sources import modules
 NAMES = [
     "Animator",
     "AutoencoderKL",
+    "AutoencoderKLCogVideoX",
     "Cancelled",
+    "CogVideoXDDIMScheduler",
+    "CogVideoXDPMScheduler",
+    "ConsisIDPipeline",
+    "ConsisIDRequest",
+    "ConsisIDTransformer3DModel",
     "DDIMScheduler",
     "DDPMScheduler",
     "DPMSolverMultistepScheduler",

@@ -15,10 +15,11 @@ from tiny_pia import pipeline, run, seeded, vae
 from tolerances import Tolerance, assert_parity
 from vivant import schedulers
 from vivant.errors import InputError
+from vivant.media.output import collect
+from vivant.media.pictures import pictures
 from vivant.pia.affinity import NAMES
-from vivant.pia.conditioning import Prompts, join_prompts, split_prompts
-from vivant.pia.decode import collect, decode
-from vivant.pia.pictures import pictures
+from vivant.pia.decode import decode
+from vivant.prompts import Prompts, join_prompts, split_prompts
 from vivant.request import PIARequest
 
 few = settings(max_examples=10, deadline=None)
@@ -34,7 +35,9 @@ def scheduler(name: str) -> schedulers.Scheduler:
 def runs(draw: st.DrawFn) -> tuple[str, dict[str, Any]]:
     """A solver, and arguments of a short run."""
     num_frames = draw(st.integers(1, 4))
-    return draw(st.sampled_from(sorted(schedulers.SCHEDULERS))), {
+    # The samplers of CogVideoX do not take PIA's noise schedule.
+    solvers = sorted(name for name in schedulers.SCHEDULERS if not name.startswith("CogVideoX"))
+    return draw(st.sampled_from(solvers)), {
         "num_frames": num_frames,
         "num_inference_steps": draw(st.integers(2, 3)),
         "motion": draw(st.sampled_from(NAMES)),

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from tiny import noise
 from vivant.schedulers import SCHEDULERS
+from vivant.solvers.cogvideox import CogVideoXDDIM, CogVideoXDPM
 from vivant.solvers.ddim import DDIM
 from vivant.solvers.ddpm import DDPM
 from vivant.solvers.dpm import DPMSolver
@@ -42,7 +43,9 @@ LEADING = {"timestep_spacing": st.just("leading"), "beta_schedule": st.sampled_f
 KARRAS = {"use_karras_sigmas": st.booleans()}
 FINAL = {"final_sigmas_type": st.sampled_from(["sigma_min", "zero"])}
 ORDERS = {"lower_order_final": st.booleans(), "solver_order": st.integers(1, 3)}
+SPACED = {"timestep_spacing": st.sampled_from(SPACINGS), "snr_shift_scale": st.floats(0.3, 4.0)}
 DETERMINISTIC = {
+    CogVideoXDDIM: {**SPACED, "clip_sample": st.just(False), "set_alpha_to_one": st.booleans()},
     DDIM: {**LEADING, "clip_sample": st.just(False), "steps_offset": st.integers(0, 1)},
     Euler: {**EVERYWHERE, **KARRAS, **FINAL},
     Heun: {**EVERYWHERE, **KARRAS},
@@ -81,6 +84,9 @@ def test_the_true_noise_leads_along_a_straight_line_to_the_clean_sample(kind, da
 @pytest.mark.parametrize(
     "solver",
     [
+        CogVideoXDPM(clip_sample=False),
+        CogVideoXDPM(clip_sample=False, timestep_spacing="trailing", snr_shift_scale=1.0),
+        CogVideoXDPM(clip_sample=False, timestep_spacing="linspace", snr_shift_scale=0.5),
         DDIM(clip_sample=False, **RANGE),
         DDPM(clip_sample=False, **RANGE),
         DDPM(clip_sample=False, timestep_spacing="trailing", **RANGE),
@@ -116,6 +122,36 @@ def test_a_network_that_knows_the_answer_leads_to_it_through_fresh_noise(solver,
     assert distance(x, X0) < 1e-3
 
 
+@pytest.mark.parametrize("kind", [CogVideoXDDIM, CogVideoXDPM], ids=lambda kind: kind.__name__)
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(
+    num_steps=st.integers(1, 60),
+    spacing=st.sampled_from(SPACINGS),
+    shift=st.floats(0.3, 4.0),
+    zero_snr=st.booleans(),
+    ends_clean=st.booleans(),
+)
+def test_every_step_of_cogvideox_reaches_the_level_of_the_next(kind, num_steps, spacing, shift, zero_snr, ends_clean):
+    """Signal and noise that a step leaves are those that the next one expects, from pure noise to the clean sample."""
+    fields = {"timestep_spacing": spacing, "snr_shift_scale": shift, "rescale_betas_zero_snr": zero_snr}
+    solver = kind(prediction_type="v_prediction", set_alpha_to_one=ends_clean, clip_sample=False, **fields)
+    schedule = solver.schedule(num_steps)
+    end = 1.0 if ends_clean else float(solver.signal[0])
+    after = [(step.alpha, step.sigma) for step in schedule[1:]] + [(end**0.5, (1 - end) ** 0.5)]
+    assert (schedule[0].alpha == 0.0) == (zero_snr and schedule[0].t == 999)
+    generator, x, carry = torch.Generator().manual_seed(0), solver.add_noise(X0, EPS, schedule[0]), None
+    for step, (alpha, sigma) in zip(schedule, after, strict=True):
+        spread = getattr(step, "std", 0.0)
+        assert step.from_x * step.alpha + step.from_x0 == pytest.approx(alpha, rel=1e-9)
+        assert ((step.from_x * step.sigma) ** 2 + spread**2) ** 0.5 == pytest.approx(sigma, rel=1e-9, abs=1e-12)
+        v = step.alpha * (x - step.alpha * X0) / step.sigma - step.sigma * X0
+        x, x0, carry = solver.step(v, step, x, carry, lambda: torch.randn(SHAPE, generator=generator))
+        assert distance(x0, X0) < 1e-4
+        noisy = (x - alpha * X0).std()
+        assert abs(noisy - sigma) < 0.1 * sigma + 1e-5
+    assert distance(x, end**0.5 * X0) < 1e-4 + 2 * (1 - end) ** 0.5
+
+
 @pytest.mark.parametrize("kind", [k.solver_class for k in SCHEDULERS.values()], ids=lambda kind: kind.__name__)
 @settings(max_examples=8, deadline=None, derandomize=True)
 @given(
@@ -127,6 +163,7 @@ def test_a_network_that_knows_the_answer_leads_to_it_through_fresh_noise(solver,
 @example(num_steps=4, spacing="linspace", offset=0, betas="squaredcos_cap_v2")
 def test_schedules_fall_within_the_training(kind, num_steps, spacing, offset, betas):
     """Timesteps fall strictly (Heun and PNDM repeat some), levels too, indices count, and scalars are numbers."""
+    betas = "scaled_linear" if kind in (CogVideoXDDIM, CogVideoXDPM) else betas
     options = {"timestep_spacing": spacing, "steps_offset": offset, "beta_schedule": betas, **RANGE}
     solver = kind(**options)
     schedule = solver.schedule(num_steps)

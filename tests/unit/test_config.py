@@ -14,9 +14,13 @@ from vivant.errors import InputError
 from vivant.pia.config import MotionAdapterConfig, UNet2DConditionConfig, UNetMotionConfig
 from vivant.schedulers import SCHEDULERS
 from vivant.vae.image import AutoencoderKLConfig
+from vivant.vae.video import AutoencoderKLCogVideoXConfig
 
 SOLVERS = [kind.solver_class for kind in SCHEDULERS.values()]
-NETWORKS = [UNet2DConditionConfig, UNetMotionConfig, MotionAdapterConfig, AutoencoderKLConfig]
+NETWORKS = [
+    *(UNet2DConditionConfig, UNetMotionConfig, MotionAdapterConfig, AutoencoderKLConfig),
+    AutoencoderKLCogVideoXConfig,
+]
 
 
 @dataclass(frozen=True)
@@ -124,6 +128,8 @@ def test_every_field_has_a_type_that_its_default_is_of(cls):
         (UNetMotionConfig, {}, {"norm_num_groups": 0}),
         (MotionAdapterConfig, tiny.ADAPTER, {"motion_norm_num_groups": 5}),
         (AutoencoderKLConfig, tiny.VAE, {"norm_num_groups": 8}),
+        (AutoencoderKLCogVideoXConfig, tiny.VIDEO_VAE, {"norm_num_groups": 8}),
+        (AutoencoderKLCogVideoXConfig, tiny.VIDEO_VAE, {"temporal_compression_ratio": 3}),
         *((solver, {}, {"num_train_timesteps": "1000"}) for solver in SOLVERS),
         *((solver, {}, {"beta_start": "0.1"}) for solver in SOLVERS),
         *((solver, {}, {"trained_betas": [0.1, None]}) for solver in SOLVERS),
@@ -143,6 +149,7 @@ def test_components_name_the_field_that_is_wrong(cls, base, change):
         ("sd15_vae", None),
         ("pia_motion_adapter", MotionAdapterConfig),
         ("sd15_scheduler_usual", SCHEDULERS["PNDMScheduler"].solver_class),
+        ("consisid_scheduler", SCHEDULERS["CogVideoXDPMScheduler"].solver_class),
     ],
 )
 def test_published_configurations_are_read(name, cls):
@@ -150,7 +157,7 @@ def test_published_configurations_are_read(name, cls):
     if cls is None:  # the manifest leaves the kinds of blocks out
         cls, num = AutoencoderKLConfig, len(published["block_out_channels"])
         published |= {"down_block_types": ["DownEncoderBlock2D"] * num, "up_block_types": ["UpDecoderBlock2D"] * num}
-    _, config = read(cls, published, keep_unknown=name == "sd15_scheduler_usual")
+    _, config = read(cls, published, keep_unknown="scheduler" in name)
     assert {key: config[key] for key in published} == dict(Config(published))
 
 

@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 
 from vivant.errors import InputError, VivantWarning
+from vivant.media.pictures import num_pictures, pictures
 from vivant.media.still import fit, to_tensor
-from vivant.pia.pictures import num_pictures, pictures
 
 H, W = 24, 40
 

@@ -15,7 +15,6 @@ from vivant.freeinit import last_signal_timestep, low_pass, reinitialise, renois
 from vivant.pia.conditioning import (
     Conditioning,
     Guidance,
-    Prompts,
     encode_still,
     picture_channels,
     reader,
@@ -24,6 +23,7 @@ from vivant.pia.conditioning import (
 from vivant.pia.freeu import FreeU
 from vivant.pia.unet import Text, UNetMotionModel
 from vivant.placement import MemoryPolicy, active
+from vivant.prompts import Prompts
 from vivant.request import PIARequest
 from vivant.rng import Rng
 from vivant.solvers.schedule import Solver, Step
@@ -194,18 +194,6 @@ def _reweighed(unet: UNetMotionModel, scales: FreeU | None) -> Generator[None]:
 
 def _counted(on_step: OnStep, done: int) -> OnStep:
     return lambda state: on_step(replace(state, i=state.i + done))
-
-
-def check_latents(latents: object, shape: Sequence[int]) -> None:
-    """Refuse (E-LATENTS-SHAPE) latents from outside that are not of this run's shape."""
-    if not isinstance(latents, Tensor) or tuple(latents.shape) != tuple(shape):
-        found = tuple(latents.shape) if isinstance(latents, Tensor) else type(latents).__name__
-        raise InputError(
-            "E-LATENTS-SHAPE",
-            f"latents are {found}; this run needs a tensor of the shape {tuple(shape)}.",
-            "The axes are clips, channels, frames, height / 8, width / 8.",
-            "",
-        )
 
 
 def timesteps(plans: Sequence[Schedule]) -> Tensor:

@@ -18,12 +18,17 @@ FILES = (*WEIGHTS, *ENCODER_WEIGHTS, "*.json", "*.txt", "*.model")
 
 _MODELS = {
     "AutoencoderKL": "vivant.vae.image",
+    "AutoencoderKLCogVideoX": "vivant.vae.video",
+    "ConsisIDTransformer3DModel": "vivant.consisid.transformer",
     "MotionAdapter": "vivant.pia.motion",
     "UNet2DConditionModel": "vivant.pia.unet",
     "UNetMotionModel": "vivant.pia.unet",
 }
-_TEXT_ENCODERS = ("CLIPTextModel",)
-_TOKENIZERS = ("CLIPTokenizer", "CLIPTokenizerFast")
+_TEXT_ENCODERS = {"CLIPTextModel": "vivant.text.clip", "T5EncoderModel": "vivant.text.t5"}
+_TOKENIZERS = {
+    **dict.fromkeys(("CLIPTokenizer", "CLIPTokenizerFast"), "vivant.text.clip"),
+    **dict.fromkeys(("T5Tokenizer", "T5TokenizerFast"), "vivant.text.t5"),
+}
 
 
 class Entry(NamedTuple):
@@ -96,11 +101,9 @@ def load_component(
         from vivant.schedulers import scheduler_class
 
         return scheduler_class(name).from_pretrained(folder)
-    from vivant.text import clip
-
     if name in _TEXT_ENCODERS:
-        return clip.load_text_encoder(folder, variant, dtype)
-    return clip.load_tokenizer(folder, name)
+        return importlib.import_module(_TEXT_ENCODERS[name]).load_text_encoder(folder, variant, dtype)
+    return importlib.import_module(_TOKENIZERS[name]).load_tokenizer(folder, name)
 
 
 def component_variants(folder: Path, names: list[str], variant: str | None) -> tuple[dict[str, str | None], list[str]]:
@@ -126,17 +129,16 @@ def component_variants(folder: Path, names: list[str], variant: str | None) -> t
 
 def save_component(component: Any, folder: Path, variant: str | None, max_shard_size: int | str) -> None:
     """Write one component in the published layout."""
-    from transformers import CLIPTextModel, PreTrainedTokenizerBase
-
     from vivant.hub.model import Model
-    from vivant.text import clip
 
+    name = type(component).__name__
     if isinstance(component, Model):
         component.save_pretrained(folder, variant=variant, max_shard_size=max_shard_size)
-    elif isinstance(component, CLIPTextModel):
-        clip.save_text_encoder(component, folder, variant, max_shard_size)
-    elif isinstance(component, PreTrainedTokenizerBase):
-        clip.save_tokenizer(component, folder)
+    elif name in _TEXT_ENCODERS:
+        text = importlib.import_module(_TEXT_ENCODERS[name])
+        text.save_text_encoder(component, folder, variant, max_shard_size)
+    elif name in _TOKENIZERS:
+        importlib.import_module(_TOKENIZERS[name]).save_tokenizer(component, folder)
     else:
         component.save_pretrained(folder)
 

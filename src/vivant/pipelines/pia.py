@@ -1,6 +1,6 @@
 """`PIAPipeline` with diffusers' names: keyword arguments to a request, the run, and its output."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -8,38 +8,33 @@ from torch import Generator, Tensor, no_grad
 from torch import device as Device
 from transformers import CLIPTextModel, PreTrainedTokenizerBase
 
-from vivant.callbacks import MultiPipelineCallbacks, PipelineCallback, bad_return, check_returned
-from vivant.denoise import OnStep, State, keep
+from vivant.denoise import OnStep, State, check_latents, keep
 from vivant.errors import InputError, warn
 from vivant.freeinit import FreeInit, Method
+from vivant.media.output import OutputType, check_finite, check_output_type, collect
+from vivant.media.pictures import num_pictures, pictures
 from vivant.pia.affinity import Motion
 from vivant.pia.assemble import assemble, check_repository, two_adapters
-from vivant.pia.conditioning import (
-    Conditioning,
-    Guidance,
+from vivant.pia.conditioning import Guidance
+from vivant.pia.config import Numerics, check_frames, default_size
+from vivant.pia.decode import decode
+from vivant.pia.generate import Given, Parts, generate, schedules, timesteps
+from vivant.pia.motion import MotionAdapter
+from vivant.pia.unet import UNet2DConditionModel, UNetMotionModel
+from vivant.pipelines.base import DiffusionPipeline
+from vivant.pipelines.steering import TENSORS, Callback, callback_names, called_back
+from vivant.placement import active
+from vivant.prompts import (
     Prompts,
     broadcast,
     check_embeds,
     check_prompts,
-    exchange_negative,
-    join_prompts,
-    split_prompts,
 )
-from vivant.pia.config import Numerics, check_frames, default_size
-from vivant.pia.decode import OutputType, check_finite, check_output_type, collect, decode
-from vivant.pia.generate import Given, Parts, check_latents, generate, schedules, timesteps
-from vivant.pia.motion import MotionAdapter
-from vivant.pia.pictures import num_pictures, pictures
-from vivant.pia.unet import UNet2DConditionModel, UNetMotionModel
-from vivant.pipelines.base import DiffusionPipeline
-from vivant.placement import active
 from vivant.request import Fit, PIARequest, batch_size, texts
 from vivant.rng import Rng
 from vivant.schedulers import Scheduler, pia_warnings
 from vivant.text.clip import embed, tokenise
 from vivant.vae.image import AutoencoderKL
-
-Callback = Callable[[Any, int, Any, dict[str, Any]], dict[str, Any]] | PipelineCallback | MultiPipelineCallbacks
 
 
 @dataclass
@@ -80,7 +75,7 @@ class PIAPipeline(DiffusionPipeline):
             the published weights were trained with); see `vivant.pia.unet`.
     """
 
-    _callback_tensor_inputs: ClassVar = ("latents", "prompt_embeds", "negative_prompt_embeds")
+    _callback_tensor_inputs: ClassVar = TENSORS
     _loading_options: ClassVar[Mapping[str, tuple[str, ...]]] = {"UNetMotionModel": ("numerics",)}
 
     vae: AutoencoderKL
@@ -330,7 +325,7 @@ class PIAPipeline(DiffusionPipeline):
         """Animate pictures. Pictures and prompts have length 1 or B; clip ``b * n + k`` is the k-th of prompt b.
 
         Args:
-            image: path, PIL picture, array or tensor, or a list of such; see `vivant.pia.pictures`.
+            image: path, PIL picture, array or tensor, or a list of such; see `vivant.media.pictures`.
             prompt: one or several; or give `prompt_embeds`.
             strength: how far to move from the picture, more than 0 and at most 1.
             num_frames: length of the clips.
@@ -369,7 +364,7 @@ class PIAPipeline(DiffusionPipeline):
         check_output_type(output_type)
         if motion is not None and motion_scale != 0:
             raise InputError("E-MOTION-TWICE", "Both motion and motion_scale are given.", "", "Give one of them.")
-        names = self._callback_names(callback_on_step_end, callback_on_step_end_tensor_inputs)
+        names = callback_names(callback_on_step_end, callback_on_step_end_tensor_inputs)
         check_prompts(prompt, negative_prompt, prompt_embeds, negative_prompt_embeds)
         self._note_scale(_scale(cross_attention_kwargs))
         request = PIARequest(
@@ -400,7 +395,7 @@ class PIAPipeline(DiffusionPipeline):
 
             def on_step(state: State) -> State:
                 if callback_on_step_end is not None:
-                    state = self._called_back(callback_on_step_end, names, state, steps)
+                    state = self._called_back(callback_on_step_end, names, state, steps[state.i])
                 bar.update()
                 return state
 
@@ -424,7 +419,7 @@ class PIAPipeline(DiffusionPipeline):
 
         Args:
             request: what is asked for.
-            image: the pictures, see `vivant.pia.pictures`.
+            image: the pictures, see `vivant.media.pictures`.
             generator: source of the noise.
             on_step: called after every step with the state, see `vivant.denoise`; raising cancels.
             latents: initial noise in place of the first draw.
@@ -477,39 +472,11 @@ class PIAPipeline(DiffusionPipeline):
             return 0.0
         return eta
 
-    def _called_back(self, callback: Any, names: Sequence[str], state: State, steps: Tensor) -> State:
-        """Show a state to a callback in diffusers' form, and read back what it changed, in place or not."""
-        num_frames = state.x.shape[2]
-        prompts: Prompts = state.conditioning.prompts
-        kept: dict[str, Any] = {}
-        for name in names:
-            if name == "latents":
-                kept[name] = state.x.to(self.unet.dtype)
-            else:
-                kept[name] = join_prompts(prompts, num_frames) if name == "prompt_embeds" else prompts.negative
-        shown = {name: None if value is None else value.clone() for name, value in kept.items()}
-        returned = callback(self, state.i, steps[state.i], dict(shown))
-        check_returned(callback, returned)
-        self._check_callback_names(list(returned), "callback_on_step_end returned")
-        new: dict[str, Any] = {
-            name: value
-            for name, value in {**shown, **returned}.items()
-            if value is not shown.get(name) or (value is not None and not value.equal(kept[name]))
-        }
-        for name, value in new.items():
-            if not isinstance(value, Tensor):
-                raise bad_return(callback, f"{type(value).__name__} for {name}")
-        if "latents" in new:
-            check_latents(new["latents"], state.x.shape)
-            state = replace(state, x=new["latents"].to(state.x))
-        if "prompt_embeds" in new:
-            prompts = split_prompts(new["prompt_embeds"], len(state.x), num_frames)
-        if "negative_prompt_embeds" in new:
-            prompts = exchange_negative(prompts, new["negative_prompt_embeds"], num_frames)
-        if prompts is not state.conditioning.prompts:
-            check_embeds(prompts.positive, prompts.negative, self.unet.settings.cross_attention_dim)
-            state = replace(state, conditioning=Conditioning(state.conditioning.picture, prompts))
-        if prompts.negative is None:  # what a callback does that switches guidance off on the way
+    def _called_back(self, callback: Callback, names: Sequence[str], state: State, t: Tensor) -> State:
+        """What a callback makes of a state: tensors by what it returns, guidance by what it did to this pipeline."""
+        channels = self.unet.settings.cross_attention_dim
+        state = called_back(self, callback, names, state, t, state.x.shape[2], channels, self.unet.dtype)
+        if state.conditioning.prompts.negative is None:  # a callback switched guidance off on the way
             self._image_guidance_scale = None
         return replace(state, guidance=Guidance(self._guidance_scale, self._image_guidance_scale))
 
@@ -523,31 +490,6 @@ class PIAPipeline(DiffusionPipeline):
         for finding in findings:
             self._note(warn(finding.code, finding.text, stacklevel=5))
         return frames
-
-    def _callback_names(self, callback: Callback | None, names: Sequence[str] | None) -> Sequence[str]:
-        """The tensors that a callback wants to see."""
-        if callback is not None and not callable(callback):
-            raise InputError(
-                "E-CALLBACK-TYPE",
-                f"callback_on_step_end is {callback!r}.",
-                "",
-                "Give a function or a PipelineCallback.",
-            )
-        if isinstance(callback, PipelineCallback | MultiPipelineCallbacks):
-            names = callback.tensor_inputs
-        names = [] if names is None else names
-        self._check_callback_names(names, "callback_on_step_end_tensor_inputs names")
-        return names
-
-    def _check_callback_names(self, names: Sequence[str], what: str) -> None:
-        unknown = [name for name in names if name not in self._callback_tensor_inputs]
-        if unknown:
-            raise InputError(
-                "E-CALLBACK-INPUTS",
-                f"{what} {', '.join(map(str, unknown))}.",
-                "",
-                f"Known: {', '.join(self._callback_tensor_inputs)}.",
-            )
 
     def _note_scale(self, scale: float | None) -> None:
         if scale is not None and scale != 1:

@@ -7,16 +7,26 @@ are those of diffusers. A subclass names its solver and has the `step` arguments
 import operator
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from typing import Any, ClassVar, SupportsIndex
+from functools import cached_property
+from typing import Any, ClassVar, Literal, SupportsIndex, TypeVar
 
 import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
 from vivant.config import Config
-from vivant.errors import InputError
+from vivant.errors import InputError, warn
 from vivant.rng import Rng
 from vivant.schedulers.base import SCHEDULERS, S, Scheduler, SchedulerOutput
+from vivant.solvers.cogvideox import (
+    CogVideoXDDIM,
+    CogVideoXDPM,
+    CogVideoXDPMStep,
+    Past,
+    PortedCogVideoXDDIM,
+    PortedCogVideoXDPM,
+    half_log_snr,
+)
 from vivant.solvers.ddim import DDIM
 from vivant.solvers.ddpm import DDPM
 from vivant.solvers.dpm import DPMSolver
@@ -25,7 +35,7 @@ from vivant.solvers.heun import Heun
 from vivant.solvers.lcm import LCM
 from vivant.solvers.lms import LMS
 from vivant.solvers.pndm import PNDM
-from vivant.solvers.schedule import Solver
+from vivant.solvers.schedule import Solver, betas
 from vivant.solvers.unipc import UniPC
 
 # abar at t = 500 of the schedule that PIA was trained with, and how far another may be from it. Scaled linear betas
@@ -242,6 +252,137 @@ class DPMSolverMultistepScheduler(Scheduler):
         """The next state; noise is used by sde-dpmsolver++ only, and drawn in float32."""
         noise = _noise(model_output, generator, variance_noise, torch.float32)
         return self.advance(model_output, timestep, sample, return_dict, noise)
+
+
+C = TypeVar("C", bound="_CogVideoXScheduler")
+
+
+class _CogVideoXScheduler(Scheduler):
+    """What the samplers of CogVideoX share: a noise schedule in float64, and the choice of whose behaviour to have."""
+
+    memoryless = True
+    ported_class: ClassVar[type[Any]]
+
+    @classmethod
+    def from_config(cls: type[C], config: Any, *, compat: Literal["diffusers"] | None = None, **changes: Any) -> C:
+        """As for every scheduler.
+
+        Args:
+            config: as for every scheduler.
+            compat: ``"diffusers"`` computes as diffusers does, bit for bit: see docs/differences.md. It is no part of
+                `.config` and of files.
+            changes: as for every scheduler.
+
+        Raises:
+            InputError: E-COMPAT for another `compat`; otherwise as for every scheduler.
+        """
+        if compat not in (None, "diffusers"):
+            raise InputError("E-COMPAT", f"compat is {compat!r}.", "", 'Give None or "diffusers".')
+        scheduler = super().from_config(config, **changes)
+        if compat:
+            scheduler._solver = cls.ported_class(**vars(scheduler.solver))
+        return scheduler
+
+    @cached_property
+    def betas(self) -> Float[Tensor, " t"]:
+        """Variances of the forward process, before the signal-to-noise ratio is shifted and rescaled; float64."""
+        solver: Any = self.solver
+        return betas(solver, dtype=torch.float64)
+
+    def _say_unused(self, eta: float, use_clipped_model_output: bool, variance_noise: Tensor | None) -> None:
+        """Warn about arguments that change nothing: the reference has them and never reads them."""
+        name = type(self).__name__
+        if eta:
+            warn("W-ETA-IGNORED", f"eta={eta} has no meaning for {name}; it is ignored.", stacklevel=3)
+        for argument, given in (
+            ("use_clipped_model_output", use_clipped_model_output),
+            ("variance_noise", variance_noise is not None),
+        ):
+            if given:
+                warn("W-SCHEDULER-ARGUMENT", f"{name} has no use for {argument}; it is ignored.", stacklevel=3)
+
+
+class CogVideoXDDIMScheduler(_CogVideoXScheduler):
+    """DDIM with the noise schedule of CogVideoX; deterministic."""
+
+    solver_class = CogVideoXDDIM
+    ported_class = PortedCogVideoXDDIM
+
+    def step(
+        self,
+        model_output: Float[Tensor, "*shape"],
+        timestep: int | float | Tensor,
+        sample: Float[Tensor, "*shape"],
+        eta: float = 0.0,
+        use_clipped_model_output: bool = False,
+        generator: Generator | list[Generator] | None = None,
+        variance_noise: Tensor | None = None,
+        return_dict: bool = True,
+    ) -> SchedulerOutput | tuple[Tensor, ...]:
+        """The next state. Nothing is drawn; `eta`, `use_clipped_model_output`, `variance_noise` are warned about."""
+        self._say_unused(eta, use_clipped_model_output, variance_noise)
+        return self.advance(model_output, timestep, sample, return_dict, _never)
+
+
+class CogVideoXDPMScheduler(_CogVideoXScheduler):
+    """SDE-DPM-Solver++ of order 2 with the noise schedule of CogVideoX; what ConsisID ships with."""
+
+    solver_class = CogVideoXDPM
+    ported_class = PortedCogVideoXDPM
+
+    def step(
+        self,
+        model_output: Float[Tensor, "*shape"],
+        old_pred_original_sample: Float[Tensor, "*shape"] | None,
+        timestep: int | float | Tensor,
+        timestep_back: int | float | Tensor | None,
+        sample: Float[Tensor, "*shape"],
+        eta: float = 0.0,
+        use_clipped_model_output: bool = False,
+        generator: Generator | list[Generator] | None = None,
+        variance_noise: Tensor | None = None,
+        return_dict: bool = False,
+    ) -> SchedulerOutput | tuple[Tensor, ...]:
+        """The next state, and the clean sample as this step predicts it, to be handed to the next step.
+
+        Args:
+            model_output: what the network said.
+            old_pred_original_sample: the clean sample as the step before predicted it; None makes a step of order 1.
+            timestep: an entry of `timesteps`.
+            timestep_back: the timestep of the step before.
+            sample: the state.
+            eta, use_clipped_model_output: no effect, of which a warning tells.
+            generator: source of the noise.
+            variance_noise: the noise itself, instead; no effect with `compat`, of which a warning tells.
+            return_dict: return `SchedulerOutput` instead of a tuple of its fields.
+
+        Raises:
+            InputError: E-SCHEDULER-TIMESTEP if `timestep` is not in the schedule, or `timestep_back` is needed and not
+                a noisier timestep of the training; E-SCHEDULER-NOISE, E-GENERATORS.
+        """
+        ported = isinstance(self.solver, PortedCogVideoXDPM)
+        self._say_unused(eta, use_clipped_model_output, variance_noise if ported else None)
+        noise = _noise(sample, generator, None if ported else variance_noise)
+        self._carry = self._past(old_pred_original_sample, timestep, timestep_back)
+        return self.advance(model_output, timestep, sample, return_dict, noise)
+
+    def _past(
+        self, x0: Tensor | None, timestep: int | float | Tensor, timestep_back: int | float | Tensor | None
+    ) -> Past | None:
+        """What the step before left, which the caller keeps."""
+        step = self._schedule[self._current(timestep)]
+        assert isinstance(step, CogVideoXDPMStep)
+        if x0 is None or not step.multistep:
+            return None
+        back = -1.0 if timestep_back is None else float(timestep_back)
+        if not step.t < back < len(self) or back != int(back):
+            raise InputError(
+                "E-SCHEDULER-TIMESTEP",
+                f"timestep_back={timestep_back} is not a timestep before {step.t}.",
+                "old_pred_original_sample was predicted at a noisier one, and its place in time is needed.",
+                "Pass the entry of scheduler.timesteps before this one.",
+            )
+        return Past(x0, half_log_snr(self.alphas_cumprod[int(back)]).item())
 
 
 class UnknownScheduler(Scheduler):

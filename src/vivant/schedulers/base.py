@@ -127,14 +127,21 @@ class Scheduler:
             raise InputError("E-CONFIG-UNKNOWN", f"No scheduler has the field {', '.join(unknown)}.")
         scheduler = cls.__new__(cls)
         scheduler._adopt({**_chosen(config), **changes}, keep_unknown=True)
-        zero_snr = "rescale_betas_zero_snr"  # has a warning of its own, wherever it comes from
-        foreign = sorted(changes.keys() - _fields(cls) - {zero_snr})
+        # These have warnings of their own, wherever they come from.
+        zero_snr, snr_shift = "rescale_betas_zero_snr", "snr_shift_scale"
+        foreign = sorted(changes.keys() - _fields(cls) - {zero_snr, snr_shift})
         if foreign:
             warn("W-SCHEDULER-FIELD", f"{cls.__name__} has no {', '.join(foreign)}; setting it has no effect.")
         if scheduler.config.get(zero_snr) and zero_snr not in _fields(cls):
             warn(
                 "W-SCHEDULER-ZERO-SNR",
                 f"{cls.__name__} has no zero-terminal-SNR schedule; rescale_betas_zero_snr has no effect on it.",
+            )
+        shift = scheduler.config.get(snr_shift, 1)
+        if shift not in (None, 1) and snr_shift not in _fields(cls):
+            warn(
+                "W-SCHEDULER-SNR-SHIFT",
+                f"{cls.__name__} cannot shift its noise schedule; snr_shift_scale={shift} has no effect on it.",
             )
         return scheduler
 

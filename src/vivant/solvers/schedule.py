@@ -141,27 +141,28 @@ class NoiseSchedule(Protocol):
     def trained_betas(self) -> tuple[float, ...] | None: ...
 
 
-def betas(of: NoiseSchedule, *, zero_snr: bool = False) -> Float[Tensor, " t"]:
-    """The variances beta_t of the forward process, float32.
+def betas(of: NoiseSchedule, *, zero_snr: bool = False, dtype: torch.dtype = torch.float32) -> Float[Tensor, " t"]:
+    """The variances beta_t of the forward process.
 
     Args:
         of: a solver, or anything with the five fields.
         zero_snr: rescale so that the last timestep is pure noise (Lin et al., arXiv 2305.08891, algorithm 1).
+        dtype: in which they are computed and returned.
 
     Raises:
         InputError: E-SOLVER-BETAS where these betas do not make a noise schedule.
     """
     num, start, end = of.num_train_timesteps, of.beta_start, of.beta_end
     if of.trained_betas is not None:
-        values = torch.tensor(of.trained_betas, dtype=torch.float32)
+        values = torch.tensor(of.trained_betas, dtype=dtype)
     elif of.beta_schedule == "linear":
-        values = torch.linspace(start, end, num, dtype=torch.float32)
+        values = torch.linspace(start, end, num, dtype=dtype)
     elif of.beta_schedule == "scaled_linear":
-        values = torch.linspace(start**0.5, end**0.5, num, dtype=torch.float32) ** 2
+        values = torch.linspace(start**0.5, end**0.5, num, dtype=dtype) ** 2
     else:  # Nichol and Dhariwal, arXiv 2102.09672, equation 17
         cosine = [cos((i / num + 0.008) / 1.008 * pi / 2) ** 2 for i in range(num + 1)]
         ratios = [min(1 - late / early, 0.999) for early, late in pairwise(cosine)]
-        values = torch.tensor(ratios, dtype=torch.float32)
+        values = torch.tensor(ratios, dtype=dtype)
     if values.shape != (num,) or not bool(((values >= 0) & (values < 1)).all()):
         raise InputError(
             "E-SOLVER-BETAS",
@@ -180,10 +181,15 @@ def _extreme(values: Tensor, pick: Callable[[list[float]], float]) -> str:
 
 def zero_terminal_snr(values: Float[Tensor, " t"]) -> Float[Tensor, " t"]:
     """Betas whose last abar is 0 and whose first is unchanged (arXiv 2305.08891, algorithm 1)."""
-    root = torch.cumprod(1.0 - values, dim=0).sqrt()
-    first, last = root[0].clone(), root[-1].clone()
-    abar = ((root - last) * (first / (first - last))) ** 2
+    abar = without_terminal_signal(torch.cumprod(1.0 - values, dim=0))
     return 1 - torch.cat([abar[:1], abar[1:] / abar[:-1]])
+
+
+def without_terminal_signal(abar: Float[Tensor, " t"]) -> Float[Tensor, " t"]:
+    """abar whose last value is 0 and whose first is unchanged; the roots keep their proportions."""
+    root = abar.sqrt()
+    first, last = root[0], root[-1]
+    return ((root - last) * (first / (first - last))) ** 2
 
 
 def alphas_cumprod(of: NoiseSchedule, *, zero_snr: bool = False, floor: bool = False) -> Float[Tensor, " t"]:
@@ -382,7 +388,11 @@ def check_signal(steps: Sequence[Step], prediction: Prediction) -> None:
 
 
 def to_x0(
-    output: Float[Tensor, "*shape"], x: Float[Tensor, "*shape"], alpha: float, sigma: float, prediction: Prediction
+    output: Float[Tensor, "*shape"],
+    x: Float[Tensor, "*shape"],
+    alpha: float | Float[Tensor, ""],
+    sigma: float | Float[Tensor, ""],
+    prediction: Prediction,
 ) -> Float[Tensor, "*shape"]:
     """The clean sample that a network's output implies, at a variance-preserving state."""
     if prediction == "epsilon":

@@ -7,16 +7,17 @@ removed the level `text_model` from the module tree and from the tensor names).
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from vivant.config import dump_json, load_json
-from vivant.errors import InputError, LoadError, warn
+from vivant.errors import InputError, LoadError
 from vivant.hub.load import check_keys, read_weights, write_weights
 from vivant.hub.repo import TRANSFORMERS
+from vivant.text.tokens import Tokens, tokenise
 
 if TYPE_CHECKING:
     from transformers import CLIPTextModel, PreTrainedTokenizerBase
@@ -24,20 +25,6 @@ if TYPE_CHECKING:
 PREFIX = "text_model."
 """Level that published files have in their tensor names, whatever the version of transformers."""
 _NOT_TEXT = ("vision_model.", "visual_projection.", "text_projection.", "logit_scale")
-
-
-class Tokens(NamedTuple):
-    """A batch of tokenised prompts, all of the same length.
-
-    Attributes:
-        ids: token numbers.
-        mask: 1 for tokens of the prompt, 0 for padding.
-        notes: one warning for every prompt that was too long.
-    """
-
-    ids: Int[Tensor, "b n"]
-    mask: Int[Tensor, "b n"]
-    notes: tuple[str, ...]
 
 
 def encode(
@@ -58,32 +45,6 @@ def encode(
         InputError: E-PROMPT-TYPE, E-PROMPT-TEXT, E-CLIP-SKIP.
     """
     return embed(text_encoder, tokenise(tokenizer, prompts, _num_positions(text_encoder)), clip_skip)
-
-
-def tokenise(tokenizer: "PreTrainedTokenizerBase", prompts: Sequence[str], length: int = 77) -> Tokens:
-    """Turn prompts into token numbers of one length, with a warning W-PROMPT-TRUNCATED for every one cut.
-
-    Raises:
-        InputError: E-PROMPT-TYPE for anything but strings, E-PROMPT-TEXT for text that is not Unicode.
-    """
-    if isinstance(prompts, str) or not prompts or not all(isinstance(prompt, str) for prompt in prompts):
-        raise InputError("E-PROMPT-TYPE", f"Prompts must be strings, not {prompts!r}.", "", "Give a list of strings.")
-    for prompt in prompts:
-        if any("\ud800" <= char <= "\udfff" for char in prompt):
-            raise InputError(
-                "E-PROMPT-TEXT", f"The prompt {prompt[:60]!r} is not valid Unicode.", "It holds half a surrogate pair."
-            )
-    length = min(length, tokenizer.model_max_length)
-    padded = tokenizer(list(prompts), padding="max_length", max_length=length, truncation=True, return_tensors="pt")
-    full = tokenizer(list(prompts), truncation=False, verbose=False)["input_ids"]
-    notes = []
-    for prompt, ids in zip(prompts, full, strict=True):
-        if len(ids) > length:
-            lost = str(tokenizer.decode(ids[length - 1 : -1]))
-            shown = lost if len(lost) <= 200 else lost[:200] + "…"
-            text = f"The prompt {prompt[:40]!r}… has {len(ids)} tokens, CLIP reads {length}. Lost: {shown!r}."
-            notes.append(warn("W-PROMPT-TRUNCATED", text, stacklevel=3))
-    return Tokens(padded["input_ids"], padded["attention_mask"], tuple(notes))
 
 
 def embed(text_encoder: "CLIPTextModel", tokens: Tokens, clip_skip: int | None = None) -> Float[Tensor, "b n d"]:

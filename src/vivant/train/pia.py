@@ -22,13 +22,13 @@ from torch.nn.utils.parametrize import register_parametrization
 
 from vivant.errors import InputError
 from vivant.media.sheet import grid
-from vivant.pia.conditioning import Prompts
 from vivant.pia.decode import decode
 from vivant.pia.generate import Given, Parts, generate
 from vivant.pia.layers import ResnetBlock, SpatialTransformer
 from vivant.pia.motion import MotionAdapter, MotionBlock, MotionModule, Positions
 from vivant.pia.unet import UNetMotionModel
 from vivant.placement import MemoryPolicy
+from vivant.prompts import Prompts
 from vivant.request import PIARequest
 from vivant.rng import Rng
 from vivant.text.clip import encode

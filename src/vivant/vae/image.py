@@ -8,7 +8,8 @@ memory, not speed, is what grows with the batch.
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from itertools import product
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -20,8 +21,8 @@ from vivant.attention import attend
 from vivant.config import check_groups, only
 from vivant.errors import InputError
 from vivant.hub.model import Model
-from vivant.rng import Rng
 from vivant.upsample import Upsample, layout
+from vivant.vae.posterior import AutoencoderKLOutput, DecoderOutput, DiagonalGaussian
 from vivant.vae.tiling import Tiling, join
 
 
@@ -63,65 +64,6 @@ class AutoencoderKLConfig:
                 "Use a checkpoint of the Stable Diffusion 1.5 family.",
             )
         check_groups("norm_num_groups", self.norm_num_groups, self.block_out_channels)
-
-
-@dataclass(frozen=True, eq=False)
-class DiagonalGaussian:
-    """The posterior q(z|x): independent normal distributions.
-
-    Attributes:
-        parameters: mean and log variance, one after the other along the channels.
-    """
-
-    parameters: Float[Tensor, "b d h w"]
-
-    @property
-    def mean(self) -> Float[Tensor, "b c h w"]:
-        """The mean."""
-        return self.parameters.chunk(2, dim=1)[0]
-
-    @property
-    def logvar(self) -> Float[Tensor, "b c h w"]:
-        """The log variance, kept in [-30, 20]."""
-        return self.parameters.chunk(2, dim=1)[1].clamp(-30.0, 20.0)
-
-    @property
-    def std(self) -> Float[Tensor, "b c h w"]:
-        """The standard deviation."""
-        return torch.exp(0.5 * self.logvar)
-
-    @property
-    def var(self) -> Float[Tensor, "b c h w"]:
-        """The variance."""
-        return torch.exp(self.logvar)
-
-    def mode(self) -> Float[Tensor, "b c h w"]:
-        """The most likely value, which is the mean."""
-        return self.mean
-
-    def sample(
-        self, generator: "torch.Generator | Sequence[torch.Generator] | None" = None
-    ) -> Float[Tensor, "b c h w"]:
-        """One draw for the whole batch, or one for each entry when there is a generator for each.
-
-        Raises:
-            InputError: E-GENERATORS when there is another number of generators.
-        """
-        mean = self.mean
-        noise = Rng.of(generator, mean.shape[0]).normal(mean.shape, mean.device)
-        return mean + self.std * noise.to(mean.dtype)
-
-
-class AutoencoderKLOutput(NamedTuple):
-    """What the public `encode` returns."""
-
-    latent_dist: DiagonalGaussian
-
-
-class DecoderOutput(NamedTuple):
-    """What the public `decode` returns."""
-
-    sample: Float[Tensor, "b c i j"]
 
 
 def activated(norm: nn.GroupNorm, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
@@ -366,7 +308,8 @@ class AutoencoderKL(Model):
         if grid is None or max(x.shape[-2:]) <= grid.tile * self.factor:
             return self._encode_whole(x)
         rows, columns = (grid.spans(size // self.factor, self.factor) for size in x.shape[-2:])
-        return join(lambda i, j: self._encode_whole(x[..., i, j]), rows, columns, grid.stride, grid.overlap)
+        tiles = (self._encode_whole(x[..., i, j]) for i, j in product(rows, columns))
+        return join(tiles, len(rows), len(columns), grid, grid)
 
     def _encode_whole(self, x: Float[Tensor, "b c i j"]) -> Float[Tensor, "b d h w"]:
         return self.quant_conv(self.encoder(x.contiguous(memory_format=layout(x.dtype)))).contiguous()
@@ -380,8 +323,8 @@ class AutoencoderKL(Model):
         if grid is None or max(z.shape[-2:]) <= grid.tile:
             return self._decode_whole(z)
         rows, columns = (grid.spans(size) for size in z.shape[-2:])
-        stride, overlap = grid.stride * self.factor, grid.overlap * self.factor
-        return join(lambda i, j: self._decode_whole(z[..., i, j]), rows, columns, stride, overlap)
+        tiles = (self._decode_whole(z[..., i, j]) for i, j in product(rows, columns))
+        return join(tiles, len(rows), len(columns), grid.scaled(self.factor), grid.scaled(self.factor))
 
     def _decode_whole(self, z: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d i j"]:
         return self.decoder(self.post_quant_conv(z.contiguous(memory_format=layout(z.dtype)))).contiguous()

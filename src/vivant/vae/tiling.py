@@ -1,10 +1,10 @@
-"""Tiles: where they lie, and how neighbours are joined. Pure geometry, used by the autoencoders of pictures and clips.
+"""Tiles: where they lie, and how neighbours are joined. Pure geometry, used by the autoencoders of pictures and videos.
 
 Tiles start every `stride` on the latent grid and are `tile` long, so each shares ``tile - stride`` with the next. In
 the shared part the later tile fades in linearly. A tile at the end of an axis is cut short.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +16,7 @@ from vivant.errors import InputError
 
 @dataclass(frozen=True)
 class Tiling:
-    """When and how an autoencoder works in tiles.
+    """When and how an autoencoder works in tiles, along both axes or along one.
 
     Attributes:
         tile_sample_min_size: side of a tile in pixels. What is no larger in both directions is not cut.
@@ -32,9 +32,9 @@ class Tiling:
     def __post_init__(self):
         size, overlap = self.tile_sample_min_size, self.tile_overlap_factor
         if not isinstance(size, int) or size < 1:
-            raise InputError("E-TILING", f"tile_sample_min_size={size!r} is not a number of pixels.")
+            raise InputError("E-TILING", f"The side of a tile, {size!r}, is not a number of pixels.")
         if not 0 <= overlap < 1:
-            raise InputError("E-TILING", f"tile_overlap_factor={overlap!r} is not in [0, 1).")
+            raise InputError("E-TILING", f"The overlap of tiles, {overlap!r}, is not in [0, 1).")
 
     def grid(self, factor: int) -> "Grid":
         """The tiles in latents, each of which is `factor` pixels wide.
@@ -49,22 +49,33 @@ class Tiling:
                 "E-TILING",
                 f"Tiles of {self.tile_sample_min_size} pixels that share {self.tile_overlap_factor:.0%} do not work.",
                 f"A latent is {factor} pixels wide; a tile must hold a whole number of them and advance by one.",
-                f"Choose a multiple of {factor} for tile_sample_min_size, or a smaller tile_overlap_factor.",
+                f"Choose a multiple of {factor} for the side of a tile, or a smaller overlap.",
             )
         return Grid(tile, stride)
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Tile length and distance between tiles, in latents."""
+    """Tiles along one axis, in latents: their length, the distance between them, and how many there are at most.
+
+    Attributes:
+        tile: length of a tile.
+        stride: distance from the start of one tile to that of the next.
+        num: number of tiles; as many as begin before the end of the axis if not given.
+    """
 
     tile: int
     stride: int
+    num: int | None = None
 
     @property
     def overlap(self) -> int:
         """How much a tile shares with the next."""
         return self.tile - self.stride
+
+    def scaled(self, unit: int) -> "Grid":
+        """The same tiles counted in parts of latents, such as their pixels."""
+        return Grid(self.tile * unit, self.stride * unit, self.num)
 
     def spans(self, length: int, unit: int = 1) -> tuple[slice, ...]:
         """The tiles along an axis of `length` latents, in steps of `unit` (1 for latents, more for their pixels).
@@ -72,7 +83,21 @@ class Grid:
         The last may reach over the end; slicing cuts it short.
         # parity: it may also lie within the one before, as in diffusers (test_tiled_decode_equals_the_port).
         """
-        return tuple(slice(i * unit, (i + self.tile) * unit) for i in range(0, length, self.stride))
+        starts = range(0, length, self.stride)[: self.num]
+        return tuple(slice(i * unit, (i + self.tile) * unit) for i in starts)
+
+    def fitted(self, length: int) -> "Grid":
+        """Tiles of equal length for an axis of `length` latents, as few as would do if they shared nothing.
+
+        They share what these share or a little more, so they are longer than these by at most that much. No tile is
+        a thin rest, and none lies within another: less is computed twice.
+        """
+        num = -(-length // self.tile)
+        if num == 1:
+            return Grid(length, length, 1)
+        tile = -(-(length + (num - 1) * self.overlap) // num)
+        stride = -(-(length - tile) // (num - 1))
+        return Grid(tile, stride, -(-(length - tile) // stride) + 1)
 
 
 def ramps(extent: int) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
@@ -102,36 +127,35 @@ def fade(
 
 
 def join(
-    compute: Callable[[slice, slice], Float[Tensor, "..."]],
-    rows: Sequence[slice],
-    columns: Sequence[slice],
-    stride: int,
-    overlap: int,
+    tiles: Iterable[Float[Tensor, "..."]], num_rows: int, num_columns: int, down: Grid, across: Grid
 ) -> Float[Tensor, "..."]:
-    """Compute tile after tile and join them; of finished tiles only the edges that neighbours need stay in memory.
+    """Join tiles; of those that are done only the edges that neighbours need stay in memory.
 
     Args:
-        compute: from a row span and a column span to a tile `(…, h, w)` that may be changed.
-        rows: spans along the height, from top to bottom.
-        columns: spans along the width, from left to right.
-        stride: what a tile contributes along either axis, in the units of the result.
-        overlap: what neighbours share, in the same units.
+        tiles: `(…, h, w)`, row after row; they are changed. Best given as they are computed.
+        num_rows: number of rows.
+        num_columns: number of tiles in a row.
+        down: how they lie along the height, in the units of the result.
+        across: how they lie along the width.
     """
+    tile_after_tile = iter(tiles)
     lines: list[Tensor] = []
     above: list[Tensor] = []
-    for row in rows:
+    for i in range(num_rows):
         line: list[Tensor] = []
         lower_edges: list[Tensor] = []
         left = None
-        for j, column in enumerate(columns):
-            tile = compute(row, column)
-            if overlap and above:
-                fade(above[j], tile, overlap, dim=-2)
-            if overlap and left is not None:
-                fade(left, tile, overlap, dim=-1)
-            left = tile[..., -overlap:].clone()
-            lower_edges.append(tile[..., -overlap:, :].clone())
-            line.append(tile[..., :stride, :stride].clone())
+        for j in range(num_columns):
+            tile = next(tile_after_tile)
+            if down.overlap and above:
+                fade(above[j], tile, down.overlap, dim=-2)
+            if across.overlap and left is not None:
+                fade(left, tile, across.overlap, dim=-1)
+            left = tile[..., -across.overlap :].clone()
+            lower_edges.append(tile[..., -down.overlap :, :].clone())
+            height = down.stride if i < num_rows - 1 else None
+            width = across.stride if j < num_columns - 1 else None
+            line.append(tile[..., :height, :width].clone())
         above = lower_edges
         lines.append(torch.cat(line, dim=-1))
     return torch.cat(lines, dim=-2)

@@ -11,8 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from vivant.errors import InputError, warn
-from vivant.media.still import fit, read_still, to_tensor
-from vivant.request import Fit
+from vivant.media.still import Fit, fit, read_still, to_tensor
 
 
 def pictures(source: Any, height: int, width: int, how: Fit) -> Float[Tensor, "k 3 h w"]:
@@ -55,6 +54,15 @@ def num_pictures(source: Any) -> int:
         InputError: E-IMAGE-NONE when there is none.
     """
     return len(_listed(source))
+
+
+def picture_sizes(source: Any) -> list[tuple[int, int]]:
+    """Width and height in pixels of the pictures that `pictures` reads, upright."""
+    sizes = []
+    for item in _listed(source):
+        floats = _floats(item)
+        sizes.append(read_still(item).image.size if floats is None else (floats.shape[2], floats.shape[1]))
+    return sizes
 
 
 def _listed(source: Any) -> list[Any]:

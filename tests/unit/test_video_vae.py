@@ -1,0 +1,459 @@
+"""The video autoencoder: chunks and what is kept between them, work that is not done twice, streaming, settings."""
+
+import gc
+import json
+import weakref
+from itertools import pairwise, product
+from pathlib import Path
+
+import diffusers
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+import tiny
+from tolerances import assert_parity
+from vivant.config import Config, read
+from vivant.errors import InputError
+from vivant.upsample import Upsample
+from vivant.vae import causal, video
+from vivant.vae.causal import CausalConv3d, Past, chunks, in_turn, layout, summed_over_time
+from vivant.vae.tiling import Grid, Tiling
+from vivant.vae.video import AutoencoderKLCogVideoX, AutoencoderKLCogVideoXConfig, Pointwise, VideoTiling, spread
+
+C, H, W = 6, 3, 5
+
+
+def vae(**changes) -> AutoencoderKLCogVideoX:
+    return tiny.fill(AutoencoderKLCogVideoX.from_config({**tiny.VIDEO_VAE, **changes}))
+
+
+def latents(f: int, b: int = 1, h: int = H, w: int = W) -> Tensor:
+    return tiny.noise(b, C, f, h, w, seed=4)
+
+
+def seen_by(model: torch.nn.Module, kind: type) -> list[torch.Size]:
+    """Record the shapes that modules of a kind are given."""
+    shapes: list[torch.Size] = []
+    for module in model.modules():
+        if isinstance(module, kind):
+            module.register_forward_hook(lambda module, args, out: shapes.append(args[0].shape))
+    return shapes
+
+
+@pytest.fixture
+def pasts(monkeypatch) -> "weakref.WeakSet[Past]":
+    """Every `Past` that is still held by somebody."""
+    living: weakref.WeakSet[Past] = weakref.WeakSet()
+
+    class Watched(Past):
+        def __init__(self):
+            super().__init__()
+            living.add(self)
+
+    monkeypatch.setattr(video, "Past", Watched)
+    return living
+
+
+# ------------------------------------------------------------------------------------------------------ chunks
+
+
+def test_the_first_chunk_takes_the_rest():
+    def lengths(num: int, size: int) -> list[int]:
+        return [part.stop - part.start for part in chunks(num, size)]
+
+    assert [lengths(num, 2) for num in (1, 2, 3, 4, 5, 13)] == [[1], [2], [3], [2, 2], [3, 2], [3, 2, 2, 2, 2, 2]]
+    assert [lengths(num, 8) for num in (1, 7, 8, 9, 15, 16, 17, 49)] == [
+        *([1], [7], [8], [9], [15], [8, 8], [9, 8]),
+        [9, 8, 8, 8, 8, 8],
+    ]
+
+
+def test_an_odd_first_frame_stands_alone():
+    assert spread(9, 3) == (slice(0, 1), slice(1, 5), slice(5, 9))
+    assert spread(8, 2) == (slice(0, 4), slice(4, 8))
+    assert spread(1, 1) == (slice(0, 1),)
+    assert spread(2, 2) == (slice(0, 1), slice(1, 2))
+
+
+def test_streams_run_one_after_the_other():
+    order = []
+
+    def stream(name):
+        for i in range(3):
+            order.append(f"{name}{i}")
+            yield order[-1]
+
+    results = in_turn([stream(name) for name in "abc"])
+    assert order == []
+    assert next(results) == ("a0", "b0", "c0")
+    assert order == ["a0", "a1", "a2", "b0", "b1", "b2", "c0"]
+    assert list(results) == [("a1", "b1", "c1"), ("a2", "b2", "c2")]
+
+
+# ------------------------------------------------------------------------------------- what is kept in between
+
+
+@torch.no_grad()
+def test_two_frames_are_kept_for_each_convolution_that_looks_back_and_for_no_other():
+    model, past = vae(), Past()
+    convolutions = [m for m in model.decoder.modules() if isinstance(m, CausalConv3d)]
+    seen: dict[CausalConv3d, int] = {}
+    for conv in convolutions:
+        conv.register_forward_hook(lambda conv, args, out: seen.update({conv: args[0][:, :, :2].nbytes}))
+    model.decoder(latents(3), past)
+    assert len(past) == len(convolutions) == 22
+    kept = [frames.untyped_storage().nbytes() for frames in past._frames.values()]
+    assert sum(kept) == sum(seen.values()), "the storage of what is kept holds two frames and nothing else"
+
+
+@torch.no_grad()
+def test_nothing_is_kept_of_the_last_chunk(pasts):
+    """Of a video of one chunk, nothing at all."""
+    model = vae()
+    kept = []
+    for half, run, x in (
+        (model.decoder, model.decode_tensor, latents),
+        (model.encoder, model.encode_moments, lambda f: tiny.noise(1, 3, 4 * f - 3, 24, 40)),
+    ):
+        half.register_forward_hook(lambda half, args, out: kept.append(len(args[-1])))
+        for f in (1, 3, 5):
+            run(x(f))
+    assert kept == [*(0, 0, 22, 0), *(0, 0, 14, 0)]
+    assert len(pasts) == 0
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("is_last", [False, True])
+def test_frames_are_let_go_when_they_are_read(is_last):
+    """Old and new ones of a layer are never held together: that would double the largest part of the memory."""
+    model, past = vae(), Past()
+    model.decoder(latents(3), past)
+    old = [weakref.ref(frames) for frames in past._frames.values()]
+    alive = []
+    for conv in past._frames:
+        conv.register_forward_hook(lambda conv, args, out: alive.append(sum(ref() is not None for ref in old)))
+    past.is_last = is_last
+    model.decoder(latents(2), past)
+    assert alive == list(range(len(old) - 1, -1, -1))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("silu", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_windows_are_the_past_and_the_present(silu, dtype):
+    """Written in place without gradients and joined with them; SiLU rounds its last bits by where a row ends."""
+    conv, x = CausalConv3d(5, 7), tiny.noise(2, 5, 7, 6, 10).to(dtype)
+    activated = F.silu(x) if silu else x
+    due = torch.cat([activated[:, :, :1], activated[:, :, :1], activated], dim=2)
+    for gradients in (False, True):
+        past, before = Past(), x.clone()
+        with torch.set_grad_enabled(gradients):
+            parts = [part.detach().requires_grad_(gradients) for part in x.split((3, 4), dim=2)]
+            windows = [past.window(conv, part, silu) for part in parts]
+        ulps = 4 * torch.finfo(dtype).eps if silu else 0
+        torch.testing.assert_close(windows[0], due[:, :, :5], rtol=ulps, atol=0)
+        torch.testing.assert_close(windows[1], due[:, :, 3:], rtol=ulps, atol=0)
+        assert torch.equal(x, before)
+
+
+# --------------------------------------------------------------------------------------------- work done once
+
+
+@torch.no_grad()
+def test_a_still_is_convolved_once_instead_of_three_times():
+    """The sum of the weights over the time, and a third of the multiplications of the whole encoding."""
+    layer, x = tiny.fill(CausalConv3d(5, 7)).double(), tiny.noise(2, 5, 1, 6, 10).double()
+    plain = layer.conv(x.expand(-1, -1, 3, -1, -1))
+    assert (layer(x) - plain).abs().max() <= 1e-12
+    work = []
+    for cls in (AutoencoderKLCogVideoX, diffusers.AutoencoderKLCogVideoX):
+        model = cls.from_config(tiny.VIDEO_VAE)
+        with FlopCounterMode(display=False) as counter:
+            model.encode(tiny.noise(1, 3, 1, 48, 80))
+        work.append(counter.get_total_flops())
+    assert work[0] < 0.36 * work[1]
+
+
+@torch.no_grad()
+def test_a_still_in_half_precision_loses_nothing_to_the_summed_weights():
+    """What rounding takes from the sum stands behind it along the channels."""
+    for dtype in (torch.bfloat16, torch.float16):
+        weight = tiny.noise(7, 5, 3, 3, 3).to(dtype)
+        high, low = summed_over_time(weight).double().chunk(2, dim=1)
+        exact = weight.double().sum(2)
+        error = (high + low - exact).norm() / exact.norm()
+        assert error < 0.01 * (high - exact).norm() / exact.norm()
+    layer, x = tiny.fill(CausalConv3d(5, 7)).bfloat16(), tiny.noise(2, 5, 1, 6, 10).bfloat16()
+    assert_parity(layer(x), layer.conv(x.expand(-1, -1, 3, -1, -1)), torch.bfloat16)
+
+
+@torch.no_grad()
+def test_latents_are_convolved_at_their_own_size():
+    """Not at that of the frames: the norms' linear layers see 3 x 5 places and as many frames as a chunk has."""
+    model = vae()
+    shapes = seen_by(model.decoder, Pointwise)
+    model.decode(latents(5))
+    assert set(shapes) == {(1, C, 3, H, W), (1, C, 2, H, W)}
+    assert len(shapes) == 2 * 2 * 21
+
+
+@torch.no_grad()
+def test_frames_are_enlarged_before_they_are_repeated():
+    model = vae()
+    shapes = seen_by(model.decoder, Upsample)
+    model.decode(latents(3))
+    assert [len([s for s in shapes if s[2:] == (H * 2**i, W * 2**i)]) for i in range(3)] == [3, 5, 9]
+
+
+@torch.no_grad()
+def test_decoding_takes_less_work_than_the_port_s():
+    work = []
+    for cls in (AutoencoderKLCogVideoX, diffusers.AutoencoderKLCogVideoX):
+        with FlopCounterMode(display=False) as counter:
+            cls.from_config(tiny.VIDEO_VAE).decode(latents(5))
+        work.append(counter.get_total_flops())
+    assert work[0] < 0.9 * work[1]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_layout_is_kept(dtype):
+    """Every causal convolution gets and gives the layout of its data type, so that none copies to another."""
+    model = vae().to(dtype)
+    seen = []
+    for module in model.modules():
+        if isinstance(module, CausalConv3d | torch.nn.GroupNorm):
+            module.register_forward_hook(
+                lambda module, args, out: seen.append(
+                    [t.is_contiguous(memory_format=layout(dtype)) for t in (*args, out)]
+                )
+            )
+    model(tiny.noise(2, 3, 9, 48, 80).to(dtype))
+    assert len(seen) > 60
+    assert all(map(all, seen))
+
+
+@torch.no_grad()
+def test_inputs_are_not_changed():
+    """In-place arithmetic stays on tensors that the network made itself."""
+    model = vae()
+    for tile in (None, 24):
+        if tile:
+            model.enable_tiling(tile)
+        for f in (1, 5):
+            z, x = latents(f, b=2, h=5, w=8), tiny.noise(2, 3, 4 * f - 3, 40, 64)
+            z_before, x_before = z.clone(), x.clone()
+            model.decode(z)
+            model.encode(x)
+            assert torch.equal(z, z_before)
+            assert torch.equal(x, x_before)
+
+
+# --------------------------------------------------------------------------------------------------- streaming
+
+
+SETTINGS = {
+    "whole": (),
+    "slices": ("enable_slicing",),
+    "tiles": ("enable_tiling",),
+    "slices of tiles": ("enable_slicing", "enable_tiling"),
+}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("calls", SETTINGS.values(), ids=SETTINGS)
+@pytest.mark.parametrize("f", [1, 2, 5, 6])
+def test_frames_come_chunk_by_chunk_and_are_those_of_the_whole(calls, f, pasts):
+    model = vae()
+    for call in calls:
+        getattr(model, call)()
+    z = latents(f, b=2, h=5, w=8)
+    parts = list(model.decode_frames(z))
+    assert torch.equal(torch.cat(parts, dim=2), model.decode(z).sample)
+    first = 4 * (f % 2 + 2) - 3 * (f % 2) if f > 1 else 1
+    assert [part.shape[2] for part in parts] == [first, *[8] * (len(parts) - 1)]
+    assert all(part.is_contiguous() for part in parts)
+    assert len(pasts) == 0
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("calls", SETTINGS.values(), ids=SETTINGS)
+def test_only_one_video_or_tile_is_under_way(calls, pasts):
+    """What tiles and slices remember together is as much as the whole would; so they take turns."""
+    model = vae()
+    for call in calls:
+        getattr(model, call)()
+    model.decoder.register_forward_hook(lambda half, args, out: alive.append(len(pasts)))
+    alive: list[int] = []
+    model.decode(latents(5, b=2, h=5, w=8))
+    assert set(alive) == {1}
+    tiles, samples = 4 if "enable_tiling" in calls else 1, 2 if "enable_slicing" in calls else 1
+    assert len(alive) == 2 * tiles * samples
+
+
+@torch.no_grad()
+def test_the_first_frames_are_handed_out_before_the_rest_is_computed():
+    model = vae()
+    shapes = seen_by(model, type(model.decoder))
+    stream = model.decode_frames(latents(7))
+    assert shapes == []
+    next(stream)
+    assert [shape[2] for shape in shapes] == [3]
+    next(stream)
+    assert [shape[2] for shape in shapes] == [3, 2]
+
+
+@torch.no_grad()
+def test_a_stream_that_is_given_up_leaves_nothing(pasts):
+    model = vae()
+    before = {name: set(vars(module)) for name, module in model.named_modules()}
+    z = latents(7)
+    due = model.decode(z).sample
+    stream = model.decode_frames(z)
+    next(stream)
+    assert len(pasts) == 1
+    del stream
+    gc.collect()
+    assert len(pasts) == 0
+    assert {name: set(vars(module)) for name, module in model.named_modules()} == before
+    assert torch.equal(model.decode(z).sample, due)
+
+
+@torch.no_grad()
+def test_streams_do_not_meet():
+    model = vae()
+    a, b = latents(5), latents(5, h=4, w=7)
+    alone = [model.decode(z).sample for z in (a, b)]
+    turns = zip(model.decode_frames(a), model.decode_frames(b), strict=True)
+    for whole, parts in zip(alone, zip(*turns, strict=True), strict=True):
+        assert torch.equal(torch.cat(parts, dim=2), whole)
+
+
+@torch.no_grad()
+def test_videos_of_a_batch_are_those_alone():
+    model = vae()
+    z = latents(5, b=3)
+    assert_parity(model.decode(z).sample, torch.cat([model.decode(one).sample for one in z.split(1)]))
+
+
+# ------------------------------------------------------------------------------------------------------- tiles
+
+
+def work(grids: tuple[Grid, Grid], sides: tuple[int, int]) -> float:
+    """How much of a picture is computed, counting what is computed twice; 1 for the picture itself."""
+    lengths = [sum(min(s.stop, side) - s.start for s in g.spans(side)) for g, side in zip(grids, sides, strict=True)]
+    return lengths[0] * lengths[1] / (sides[0] * sides[1])
+
+
+def published() -> AutoencoderKLCogVideoX:
+    with torch.device("meta"):
+        return AutoencoderKLCogVideoX(latent_channels=16)
+
+
+def test_the_default_plan_has_fewer_tiles_and_less_waste_than_the_port_s():
+    model = published()
+    model.enable_tiling()
+    grids = model.tiling.grids(480, 720, 8)
+    assert grids == (Grid(33, 27, 2), Grid(50, 40, 2))
+    assert work(grids, (60, 90)) == pytest.approx(1.222, abs=1e-3)
+    model.enable_tiling(tile_sample_min_height=240)
+    grids = model.tiling.grids(480, 720, 8)
+    assert grids == (Grid(30, 25), Grid(45, 36))
+    assert [len(grid.spans(side)) for grid, side in zip(grids, (60, 90), strict=True)] == [3, 3]
+    assert work(grids, (60, 90)) == pytest.approx(1.4, abs=1e-3)
+
+
+def test_what_a_tile_holds_is_not_cut():
+    model = published()
+    model.enable_tiling()
+    assert model.tiling.grids(240, 360, 8) is None
+    assert model.tiling.grids(241, 360, 8) is not None
+    assert model.tiling.grids(240, 368, 8) == (Grid(30, 30, 1), Grid(28, 18, 2))
+    model.disable_tiling()
+    assert model.tiling is None
+
+
+def test_fitted_tiles_are_equal():
+    assert Grid(30, 25).fitted(30) == Grid(30, 30, 1)
+    assert Grid(30, 25).fitted(61) == Grid(24, 19, 3)
+    spans = Grid(30, 25).fitted(61).spans(61, 8)
+    assert spans == (slice(0, 192), slice(152, 344), slice(304, 496))
+    assert all(a.stop > b.start for a, b in pairwise(spans))
+
+
+def test_any_argument_asks_for_a_plan_and_replaces_the_former():
+    model = vae()
+    for i, value in enumerate((32, 48, 0.5, 0.25)):
+        given = [None] * 4
+        given[i] = value
+        model.enable_tiling(*given)
+        rows, columns = Tiling(24, 1 / 6), Tiling(40, 1 / 5)
+        due = [(Tiling(32, 1 / 6), columns), (rows, Tiling(48, 1 / 5)), (Tiling(24, 0.5), columns)]
+        due.append((rows, Tiling(40, 0.25)))
+        assert model.tiling == VideoTiling(*due[i], is_fitted=False)
+    model.enable_tiling()
+    assert model.tiling == VideoTiling(Tiling(24, 1 / 6), Tiling(40, 1 / 5), is_fitted=True)
+
+
+@pytest.mark.parametrize("given", list(product((0, -8, 20, 4), (None, 40))), ids=str)
+def test_tilings_that_make_no_tiles_are_refused(given):
+    model = vae()
+    with pytest.raises(InputError, match="E-TILING"):
+        model.enable_tiling(*given)
+    with pytest.raises(InputError, match="E-TILING"):
+        model.enable_tiling(*given[::-1])
+    for overlap in (1.0, -0.1):
+        with pytest.raises(InputError, match="E-TILING"):
+            model.enable_tiling(tile_overlap_factor_width=overlap)
+    assert model.tiling is None
+
+
+# ------------------------------------------------------------------------------------------------------ config
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"act_fn": "mish"},
+        {"norm_eps": 1e-5},
+        {"shift_factor": 0.1},
+        {"latents_mean": [0.0] * 6},
+        {"use_post_quant_conv": True},
+        {"down_block_types": ["CogVideoXDownBlock3D"] * 3 + ["DownEncoderBlock2D"]},
+        {"up_block_types": ["CogVideoXUpBlock3D"] * 3},
+        {"block_out_channels": [8, 12]},
+        {"norm_num_groups": 8},
+        {"temporal_compression_ratio": 3},
+        {"temporal_compression_ratio": 16},
+        {"temporal_compression_ratio": 0},
+    ],
+    ids=str,
+)
+def test_configurations_that_are_not_implemented_are_refused(changes):
+    with pytest.raises(InputError, match="E-CONFIG-VALUE"):
+        AutoencoderKLCogVideoX.from_config({**tiny.VIDEO_VAE, **changes})
+
+
+def test_the_published_configuration_is_read():
+    path = Path(__file__).parents[1] / "golden" / "configs.json"
+    raw = json.loads(path.read_text(encoding="utf-8"))["consisid_vae"]
+    raw = {**raw, "inferred": None, "pad_mode": None}
+    typed, config = read(AutoencoderKLCogVideoXConfig, raw)
+    assert {key: config[key] for key in raw} == dict(Config(raw))
+    assert [typed.halves_time(level) for level in range(4)] == [True, True, False, False]
+    with pytest.raises(InputError, match="E-CONFIG-UNKNOWN"):
+        read(AutoencoderKLCogVideoXConfig, {**raw, "pad_mode": "replicate"})
+
+
+def test_modules_hold_no_state_of_a_run():
+    """Nothing but parameters and settings, before and after."""
+    assert causal.HISTORY == 2
+    model = vae()
+    names = set(model.state_dict())
+    with torch.no_grad():
+        model(tiny.noise(1, 3, 9, 24, 40))
+    assert set(model.state_dict()) == names
+    assert [name for name, _ in model.named_buffers()] == []
