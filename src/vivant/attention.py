@@ -25,6 +25,7 @@ class Facts:
     num_queries: int
     num_keys: int
     trains: bool = False
+    head_dim: int = 64
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,11 @@ class FoldedAttention(NamedTuple):
     scores: Float[Tensor, "b c hm"]
     values: Float[Tensor, "b hm c"]
 
+    def of(self, row: int) -> "FoldedAttention":
+        """That of one row of a batch in which the people repeat in order."""
+        i = row % len(self.scores)
+        return self._replace(scores=self.scores[i : i + 1], values=self.values[i : i + 1])
+
 
 Identity = tuple[FoldedAttention, ...]
 """Of a face: one for every attention to it."""

@@ -4,23 +4,18 @@ CogVideoX (arXiv 2408.06072, section 2.2): a head's channels are split among tim
 and rotated in pairs (RoFormer, arXiv 2104.09864, equation 34).
 """
 
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from jaxtyping import Float
+from jaxtyping import Complex, Float
 from torch import Tensor
 
 THETA = 10_000.0
 OffSize = Literal["interpolate", "zero"]
-
-
-class Rotary(NamedTuple):
-    """Cosine and sine of the angle of every pair of channels, for every token, in float32."""
-
-    cos: Float[Tensor, "n p"]
-    sin: Float[Tensor, "n p"]
+Rotary = Complex[Tensor, "n p"]
+"""A turn in the plane for every pair of channels of every token, as a complex number of length one."""
 
 
 def crop_region(grid: tuple[int, int], base: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
@@ -53,7 +48,7 @@ def _angles(positions: Float[Tensor, " n"], num_channels: int) -> Float[Tensor, 
 
 
 def rotary_table(num_channels: int, grid: tuple[int, int, int], base: tuple[int, int], device: torch.device) -> Rotary:
-    """Angles for a grid of tokens.
+    """Turns for a grid of tokens.
 
     Args:
         num_channels: of a head, a multiple of 16.
@@ -75,15 +70,14 @@ def rotary_table(num_channels: int, grid: tuple[int, int, int], base: tuple[int,
         dim=-1,
     )
     angles = rearrange(angles, "f h w p -> (f h w) p")
-    return Rotary(angles.cos(), angles.sin())
+    return torch.complex(angles.cos(), angles.sin())
 
 
 def rotate(x: Float[Tensor, "b n k d"], rotary: Rotary) -> Float[Tensor, "b n k d"]:
-    """Turn neighbouring channels of every head as a point in the plane, computed in float32."""
-    even, odd = rearrange(x.float(), "b n k (p two) -> two b n k p", two=2)
-    cos, sin = rotary.cos[:, None], rotary.sin[:, None]
-    turned = torch.stack([even * cos - odd * sin, odd * cos + even * sin], dim=-1)
-    return rearrange(turned, "b n k p two -> b n k (p two)").to(x.dtype)
+    """Turn neighbouring channels of every head as a point in the plane; in float32, which is returned."""
+    pairs = rearrange(x.float(), "b n k (p two) -> b n k p two", two=2)
+    turned = torch.view_as_real(torch.view_as_complex(pairs) * rotary[:, None])
+    return rearrange(turned, "b n k p two -> b n k (p two)")
 
 
 def fit_table(

@@ -19,8 +19,10 @@ from torch import Tensor, nn
 from vivant.attention import attend
 from vivant.consisid.config import ConsisIDTransformer3DConfig
 from vivant.consisid.identity import FoldedAttention, Identity, LocalFacialExtractor, PerceiverCrossAttention
+from vivant.consisid.pieces import Piece, pieces_of, result_like
 from vivant.consisid.positions import OffSize, Rotary, fit_table, rotary_table, rotate
 from vivant.errors import InputError
+from vivant.fused import linear_gelu
 from vivant.hub.model import Model
 
 
@@ -30,12 +32,25 @@ class Transformer3DOutput(NamedTuple):
     sample: Float[Tensor, "b f o h w"]
 
 
+class Change(NamedTuple):
+    """How a layer reads some tokens, as ``scale x + shift``, and by which gate it adds its result to them."""
+
+    shift: Float[Tensor, "k 1 c"]
+    scale: Float[Tensor, "k 1 c"]
+    gate: Float[Tensor, "k 1 c"]
+
+
 class Modulation(NamedTuple):
-    """How a layer reads its input and writes its output at some timesteps: (video, text), a row a timestep."""
+    """The changes that a layer makes at some timesteps: (video, text), a row a timestep."""
 
     shift: Float[Tensor, "2 k 1 c"]
     scale: Float[Tensor, "2 k 1 c"]
     gate: Float[Tensor, "2 k 1 c"]
+
+    def of(self, piece: Piece) -> Change:
+        """That of a piece; one timestep serves all rows."""
+        rows = piece.rows if self.shift.shape[1] > 1 else slice(None)
+        return Change(*(part[int(piece.is_text), rows] for part in self))
 
 
 class Modulations(NamedTuple):
@@ -70,28 +85,6 @@ class Places:
     table: Float[Tensor, "n c"] | None
 
 
-def modulated(x: Float[Tensor, "b n c"], modulation: Modulation, num_text: int) -> Float[Tensor, "b n c"]:
-    """``scale x + shift``, text and video each with their own; over x itself where nothing is differentiated."""
-    shift, scale = modulation.shift, modulation.scale
-    text, video = x[:, :num_text], x[:, num_text:]
-    if torch.is_grad_enabled():
-        parts = torch.addcmul(shift[1], text, scale[1]), torch.addcmul(shift[0], video, scale[0])
-        return torch.cat(parts, dim=1)
-    torch.addcmul(shift[1], text, scale[1], out=text)
-    torch.addcmul(shift[0], video, scale[0], out=video)
-    return x
-
-
-def gated(
-    x: Float[Tensor, "b n c"], change: Float[Tensor, "b n c"], modulation: Modulation, num_text: int
-) -> Float[Tensor, "b n c"]:
-    """``x + gate change``; over x itself where nothing is differentiated."""
-    x = x.clone() if torch.is_grad_enabled() else x
-    x[:, :num_text].addcmul_(change[:, :num_text], modulation.gate[1])
-    x[:, num_text:].addcmul_(change[:, num_text:], modulation.gate[0])
-    return x
-
-
 class ModulatedNorm(nn.Module):
     """A normalisation and what its shift, scale and gate come from (AdaLN-zero, arXiv 2212.09748, section 3.2)."""
 
@@ -105,8 +98,8 @@ class ModulatedNorm(nn.Module):
         shift, scale, gate = rearrange(self.linear(time), "k (part kind c) -> kind part k 1 c", part=2, kind=3)
         return Modulation(shift, 1 + scale, gate)
 
-    def forward(self, x: Float[Tensor, "b n c"], modulation: Modulation, num_text: int) -> Float[Tensor, "b n c"]:
-        return modulated(self.norm(x), modulation, num_text)
+    def forward(self, x: Float[Tensor, "b n c"], change: Change) -> Float[Tensor, "b n c"]:
+        return torch.addcmul(change.shift, self.norm(x), change.scale)
 
 
 class OutputNorm(nn.Module):
@@ -141,21 +134,19 @@ class Attention(nn.Module):
         self.to_v = nn.Linear(num_channels, num_channels, bias=has_bias)
         self.to_out = nn.ModuleList([nn.Linear(num_channels, num_channels)])
 
-    def forward(self, x: Float[Tensor, "b n c"], rotary: Rotary, num_text: int) -> Float[Tensor, "b n c"]:
-        q = self._placed(self.norm_q, self.to_q(x), rotary, num_text)
-        k = self._placed(self.norm_k, self.to_k(x), rotary, num_text)
-        return self.to_out[0](attend(q, k, self.to_v(x), self.num_heads))
+    def read(
+        self, x: Float[Tensor, "b n c"], rotary: Rotary | None
+    ) -> tuple[Float[Tensor, "b n c"], Float[Tensor, "b n c"], Float[Tensor, "b n c"]]:
+        """Queries, keys and values of some tokens; those of the text have no place."""
+        return (
+            self._placed(self.norm_q, self.to_q(x), rotary),
+            self._placed(self.norm_k, self.to_k(x), rotary),
+            self.to_v(x),
+        )
 
-    def _placed(
-        self, norm: nn.LayerNorm, x: Float[Tensor, "b n c"], rotary: Rotary, num_text: int
-    ) -> Float[Tensor, "b n c"]:
-        x = norm(rearrange(x, "b n (k d) -> b n k d", k=self.num_heads))
-        video = rotate(x[:, num_text:], rotary)
-        if torch.is_grad_enabled():
-            x = torch.cat([x[:, :num_text], video], dim=1)
-        else:
-            x[:, num_text:] = video
-        return rearrange(x, "b n k d -> b n (k d)")
+    def _placed(self, norm: nn.LayerNorm, x: Float[Tensor, "b n c"], rotary: Rotary | None) -> Float[Tensor, "b n c"]:
+        heads = norm(rearrange(x, "b n (k d) -> b n k d", k=self.num_heads))
+        return rearrange(heads if rotary is None else rotate(heads, rotary), "b n k d -> b n (k d)")
 
 
 class FeedForward(nn.Module):
@@ -168,7 +159,7 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Float[Tensor, "b n c"]) -> Float[Tensor, "b n c"]:
         first, _, last = self.net
-        return last(F.gelu(first["proj"](x), approximate="tanh"))  # pyright: ignore[reportIndexIssue]
+        return last(linear_gelu(x, first["proj"]))  # pyright: ignore[reportIndexIssue]
 
 
 class Block(nn.Module):
@@ -190,8 +181,20 @@ class Block(nn.Module):
         rotary: Rotary,
         num_text: int,
     ) -> Float[Tensor, "b n c"]:
-        x = gated(x, self.attn1(self.norm1(x, attention, num_text), rotary, num_text), attention, num_text)
-        return gated(x, self.ff(self.norm2(x, feed_forward, num_text)), feed_forward, num_text)
+        cuts = pieces_of(x, num_text)
+        q, k, v = (torch.empty_like(x) for _ in range(3))
+        for piece in cuts:
+            at = piece.rows, piece.tokens
+            places = None if piece.is_text else rotary[piece.tokens.start - num_text : piece.tokens.stop - num_text]
+            q[at], k[at], v[at] = self.attn1.read(self.norm1(x[at], attention.of(piece)), places)
+        mixed = attend(q, k, v, self.attn1.num_heads)
+        del q, k, v
+        out = result_like(x)
+        for piece in cuts:
+            at, first, second = (piece.rows, piece.tokens), attention.of(piece), feed_forward.of(piece)
+            tokens = torch.addcmul(x[at], self.attn1.to_out[0](mixed[at]), first.gate)
+            out[at] = torch.addcmul(tokens, self.ff(self.norm2(tokens, second)), second.gate)
+        return out
 
 
 class PatchEmbedding(nn.Module):
@@ -335,10 +338,15 @@ class ConsisIDTransformer3DModel(Model):
         self, tokens: Float[Tensor, "b n c"], index: int, folded: FoldedAttention, num_text: int
     ) -> Float[Tensor, "b n c"]:
         """The video's tokens and what they read of the face."""
-        read = self._face_attentions()[index](tokens[:, num_text:], folded)
-        tokens = tokens.clone() if torch.is_grad_enabled() else tokens
-        tokens[:, num_text:] += read
-        return tokens
+        layer, out = self._face_attentions()[index], result_like(tokens)
+        for piece in pieces_of(tokens, num_text):
+            at = piece.rows, piece.tokens
+            if piece.is_text:
+                out[at] = tokens[at]
+                continue
+            whole = len(tokens[at]) == len(tokens)
+            out[at] = tokens[at] + layer(tokens[at], folded if whole else folded.of(piece.rows.start))
+        return out
 
     def _face_attentions(self) -> list[PerceiverCrossAttention]:
         return [layer for layer in self.perceiver_cross_attention if isinstance(layer, PerceiverCrossAttention)]
@@ -392,7 +400,7 @@ class ConsisIDTransformer3DModel(Model):
         places = self.place(hidden_states.shape[1], *hidden_states.shape[3:])
         if image_rotary_emb is not None:
             cos, sin = image_rotary_emb
-            places = Places(Rotary(cos[:, ::2].float(), sin[:, ::2].float()), places.table)
+            places = Places(torch.complex(cos[:, ::2].float(), sin[:, ::2].float()), places.table)
         text = self.read_text(encoder_hidden_states)
         out = self.predict(hidden_states, text, self.modulate(timesteps), places, identity)
         return Transformer3DOutput(out) if return_dict else (out,)
