@@ -208,7 +208,12 @@ def peak_of(work: Work) -> dict[str, int | None]:
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # begin a new peak
     before = _status("VmRSS")
     work()
-    return {"before": before, "peak": _status("VmHWM") or _resource_peak()}
+    return {"before": before, "peak": peak_now()}
+
+
+def peak_now() -> int | None:
+    """Most bytes that this process held resident so far, pages of mapped files included."""
+    return _status("VmHWM") or _resource_peak()
 
 
 def _resource_peak() -> int | None:

@@ -10,7 +10,7 @@ from PIL import Image
 import tiny
 import tiny_consisid as small
 from tolerances import TRAJECTORY, assert_parity
-from vivant import guidance
+from vivant import attention, guidance
 from vivant.callbacks import SDCFGCutoffCallback
 from vivant.consisid.conditioning import Guidance
 from vivant.consisid.generate import num_generated
@@ -306,3 +306,20 @@ def test_a_repository_is_written_and_read(tmp_path):
     assert not torch.equal(again(**asked).frames, ported(**asked).frames)
     with pytest.raises(InputError, match="E-COMPAT"):
         ConsisIDPipeline.from_pretrained(tmp_path, compat="original")
+
+
+def test_attention_by_a_kernel_of_choice(monkeypatch):
+    network = small.pipeline().transformer
+    assert network.attention_kernel(2, 52) == "torch sdpa"
+    network.set_attention_backend("torch sdpa")
+    for backend in ("sage", "flash 3", "no such"):
+        with pytest.raises(InputError, match="E-ATTENTION-KERNEL"):
+            network.set_attention_backend(backend)
+    seen = []
+    real = attention.choose
+    monkeypatch.setattr(attention, "choose", lambda facts, name=None: seen.append(name) or real(facts, name))
+    with torch.no_grad():
+        network(small.latents(), small.text(), 500, **small.face())
+        network.reset_attention_backend()
+        network(small.latents(), small.text(), 500, **small.face())
+    assert seen == ["torch sdpa"] * 4 + [None] * 4

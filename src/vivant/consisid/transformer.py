@@ -16,7 +16,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vivant.attention import attend
+from vivant.attention import Facts, attend, choose, facts_of
 from vivant.consisid.config import ConsisIDTransformer3DConfig
 from vivant.consisid.identity import FoldedAttention, Identity, LocalFacialExtractor, PerceiverCrossAttention
 from vivant.consisid.pieces import Piece, pieces_of, result_like
@@ -133,6 +133,7 @@ class Attention(nn.Module):
         self.to_k = nn.Linear(num_channels, num_channels, bias=has_bias)
         self.to_v = nn.Linear(num_channels, num_channels, bias=has_bias)
         self.to_out = nn.ModuleList([nn.Linear(num_channels, num_channels)])
+        self.kernel: str | None = None
 
     def read(
         self, x: Float[Tensor, "b n c"], rotary: Rotary | None
@@ -187,7 +188,7 @@ class Block(nn.Module):
             at = piece.rows, piece.tokens
             places = None if piece.is_text else rotary[piece.tokens.start - num_text : piece.tokens.stop - num_text]
             q[at], k[at], v[at] = self.attn1.read(self.norm1(x[at], attention.of(piece)), places)
-        mixed = attend(q, k, v, self.attn1.num_heads)
+        mixed = attend(q, k, v, self.attn1.num_heads, self.attn1.kernel)
         del q, k, v
         out = result_like(x)
         for piece in cuts:
@@ -261,6 +262,36 @@ class ConsisIDTransformer3DModel(Model):
                 for _ in range(c.num_face_attentions)
             )
 
+    def set_attention_backend(self, backend: str) -> None:
+        """Compute attention by one kernel of `vivant.attention.KERNELS`, in place of the best one that is exact.
+
+        Args:
+            backend: such as ``"sage"``, which is faster than exact ones and needs its package.
+
+        Raises:
+            InputError: E-ATTENTION-KERNEL if this model cannot use it where it is.
+        """
+        self._set_kernel(choose(self._attention_facts(1, self.settings.max_text_seq_length + 1), backend).name)
+
+    def reset_attention_backend(self) -> None:
+        """Compute attention by the best kernel that is exact."""
+        self._set_kernel(None)
+
+    def attention_kernel(self, num_rows: int, num_tokens: int) -> str:
+        """Name of the kernel that computes attention among so many tokens, text included."""
+        return choose(self._attention_facts(num_rows, num_tokens), self._blocks()[0].attn1.kernel).name
+
+    def _attention_facts(self, num_rows: int, num_tokens: int) -> Facts:
+        tokens = torch.empty(num_rows, num_tokens, self.settings.num_channels, device="meta", dtype=self.dtype)
+        return facts_of(tokens, tokens, self.settings.num_attention_heads, device=self.device)
+
+    def _set_kernel(self, name: str | None) -> None:
+        for block in self._blocks():
+            block.attn1.kernel = name
+
+    def _blocks(self) -> list[Block]:
+        return [block for block in self.transformer_blocks if isinstance(block, Block)]
+
     # ---------------------------------------------------------------------------------- known before the first step
 
     def read_text(self, text: Float[Tensor, "b m d"]) -> Float[Tensor, "b m c"]:
@@ -282,7 +313,7 @@ class ConsisIDTransformer3DModel(Model):
     def modulate(self, timesteps: Float[Tensor, " k"]) -> Modulations:
         """What all layers do at these timesteps: 12 vectors for each block and timestep."""
         time = F.silu(self.time_embedding(timesteps.float()))
-        blocks = [block for block in self.transformer_blocks if isinstance(block, Block)]
+        blocks = self._blocks()
         return Modulations(
             tuple(block.norm1.modulate(time) for block in blocks),
             tuple(block.norm2.modulate(time) for block in blocks),
