@@ -7,8 +7,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vivant.api import Animator as Animator
-    from vivant.api import Result as Result
+    from vivant.api.animator import Animator as Animator
+    from vivant.api.portrait import Portrait as Portrait
+    from vivant.api.result import Result as Result
     from vivant.consisid.transformer import ConsisIDTransformer3DModel as ConsisIDTransformer3DModel
     from vivant.errors import Cancelled as Cancelled
     from vivant.errors import InputError as InputError
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Animator": "vivant.api",
+    "Animator": "vivant.api.animator",
     "AutoencoderKL": "vivant.vae.image",
     "AutoencoderKLCogVideoX": "vivant.vae.video",
     "Cancelled": "vivant.errors",
@@ -75,7 +76,8 @@ _HOMES = {
     "PIAPipelineOutput": "vivant.pipelines.pia",
     "PIARequest": "vivant.request",
     "PNDMScheduler": "vivant.schedulers",
-    "Result": "vivant.api",
+    "Portrait": "vivant.api.portrait",
+    "Result": "vivant.api.result",
     "UNet2DConditionModel": "vivant.pia.unet",
     "UNetMotionModel": "vivant.pia.unet",
     "UniPCMultistepScheduler": "vivant.schedulers",

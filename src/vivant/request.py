@@ -72,6 +72,10 @@ class _Request:
                 )
         return cls(**values)
 
+    def fields(self) -> dict[str, Any]:
+        """Every field as it is; `build` is its inverse."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(cast(Any, self))}
+
     def to_json(self) -> dict[str, Any]:
         """A JSON object with every field; `from_json` is its inverse."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(cast(Any, self)).items()}

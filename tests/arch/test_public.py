@@ -42,6 +42,7 @@ NAMES = [
     "PIAPipelineOutput",
     "PIARequest",
     "PNDMScheduler",
+    "Portrait",
     "Result",
     "UNet2DConditionModel",
     "UNetMotionModel",

@@ -8,7 +8,7 @@ from PIL import Image
 from skimage import data as photos
 
 import tiny_repo
-import vivant.api
+import vivant.api.animator
 import vivant.hub.load
 from commands import ADAPTER_ID, BASE_ID, SMALL, Ran, Vivant
 from vivant.cli import main
@@ -45,7 +45,7 @@ def vivant_(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd
 @pytest.fixture
 def loaded_once(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Models that were loaded in one test are taken from memory in the next, unless weights are watched."""
-    real, read_file = vivant.api.Animator.from_pretrained, vivant.hub.load.read_file
+    real, read_file = vivant.api.animator.Animator.from_pretrained, vivant.hub.load.read_file
 
     def from_pretrained(*args: Any, **options: Any) -> Any:
         if vivant.hub.load.read_file is not read_file:
@@ -55,7 +55,7 @@ def loaded_once(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             LOADED[key] = real(*args, **options)
         return LOADED[key]
 
-    monkeypatch.setattr(vivant.api.Animator, "from_pretrained", from_pretrained)
+    monkeypatch.setattr(vivant.api.animator.Animator, "from_pretrained", from_pretrained)
 
 
 @pytest.fixture

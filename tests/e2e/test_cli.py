@@ -18,7 +18,7 @@ from skimage import data as photos
 
 import tiny_repo
 import vivant
-import vivant.api
+import vivant.api.animator
 from commands import ADAPTER_ID, BASE_ID, SMALL, Ran, Vivant
 from vivant.cli import animate as animate_options
 from vivant.cli.screen import Code
@@ -166,7 +166,7 @@ def test_every_field_is_reached(animate: Vivant, monkeypatch: pytest.MonkeyPatch
         asked.append(PIARequest(**fields).to_json())
         raise vivant.Cancelled("E-CANCELLED", "Enough is known.")
 
-    monkeypatch.setattr(vivant.api.Animator, "animate", stop)
+    monkeypatch.setattr(vivant.api.animator.Animator, "animate", stop)
     args, value = EVERY[field]
     animate(*args)
     assert asked[0][field] == value
@@ -188,8 +188,10 @@ def test_defaults_are_the_requests_own():
 
 
 def _decoding(monkeypatch: pytest.MonkeyPatch, change: Callable[[Any], Any]) -> None:
-    real = vivant.api.decode
-    monkeypatch.setattr(vivant.api, "decode", lambda vae, latents: (change(part) for part in real(vae, latents)))
+    real = vivant.api.animator.decode
+    monkeypatch.setattr(
+        vivant.api.animator, "decode", lambda vae, latents: (change(part) for part in real(vae, latents))
+    )
 
 
 @pytest.mark.parametrize("kind", ["black", "frozen"])
@@ -204,24 +206,24 @@ def test_a_bad_clip_is_not_written(animate: Vivant, monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize("where", ["latents", "frames"])
 def test_nan_is_not_written(animate: Vivant, monkeypatch: pytest.MonkeyPatch, where: str):
-    real = vivant.api.decode
+    real = vivant.api.animator.decode
 
     def broken(vae: Any, latents: Any) -> Any:
         if where == "latents":
             latents[0, 0, 1, 2, 3] = float("nan")
         else:
-            tensor = vivant.api.torch.full((1, 3, 48, 64), float("nan"))
+            tensor = vivant.api.animator.torch.full((1, 3, 48, 64), float("nan"))
             monkeypatch.setattr(type(vae), "decode_tensor", lambda self, z: tensor)
         return real(vae, latents)
 
-    monkeypatch.setattr(vivant.api, "decode", broken)
+    monkeypatch.setattr(vivant.api.animator, "decode", broken)
     ran = animate("--json")
     assert (ran.code, ran.json["error"]["code"]) == (Code.OUTPUT, "E-OUTPUT-NAN")
     assert os.listdir() == ["photo.png"]
 
 
 def test_a_fault_of_ours_has_a_code_and_a_traceback(animate: Vivant, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(vivant.api, "decode", lambda vae, latents: 1 / 0)
+    monkeypatch.setattr(vivant.api.animator, "decode", lambda vae, latents: 1 / 0)
     ran = animate()
     assert ran.code == Code.UNEXPECTED
     assert "Traceback" in ran.err
@@ -230,7 +232,7 @@ def test_a_fault_of_ours_has_a_code_and_a_traceback(animate: Vivant, monkeypatch
     def full(vae: Any, latents: Any) -> Any:
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 10 bytes")
 
-    monkeypatch.setattr(vivant.api, "decode", full)
+    monkeypatch.setattr(vivant.api.animator, "decode", full)
     assert animate("--json").json["error"]["code"] == "E-MEMORY"
 
 
@@ -242,7 +244,7 @@ def test_a_pressed_key_between_steps_cancels(animate: Vivant, monkeypatch: pytes
         signal.raise_signal(signal.SIGINT)
         return pytest.fail("went on")
 
-    monkeypatch.setattr(vivant.api, "decode", press)
+    monkeypatch.setattr(vivant.api.animator, "decode", press)
     handler = signal.getsignal(signal.SIGINT)
     ran = animate("--json")
     assert (ran.code, ran.json["error"]["code"]) == (Code.CANCELLED, "E-CANCELLED")

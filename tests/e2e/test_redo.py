@@ -15,6 +15,7 @@ from PIL import Image
 
 import tiny_repo
 from commands import ADAPTER_ID, BASE_ID, Vivant
+from vivant.cli import originals
 from vivant.cli.screen import Code
 from vivant.media import still
 from vivant.media.recipe import image_digest, read_recipe, sidecar_of
@@ -152,7 +153,7 @@ def test_redo_keeps_no_other_picture_and_leaves_the_clip_alone(
     animate("--steps", "1", "--size", "96x80", output="a.gif")
     for i, name in enumerate("bcdef"):
         Image.new("RGB", (96, 80), (i, 0, 0)).save(f"{name}.png")
-    read_still = still.read_still
+    read_still = originals.read_still
     names: list[str] = []
     images: list[weakref.ref[Image.Image]] = []
     most = 0
@@ -165,7 +166,7 @@ def test_redo_keeps_no_other_picture_and_leaves_the_clip_alone(
         most = max(most, sum(image() is not None for image in images))
         return read
 
-    monkeypatch.setattr(still, "read_still", watched)
+    monkeypatch.setattr(originals, "read_still", watched)
     ran = redo("a.gif")
     assert ran.json["same"]
     assert ran.json["warnings"] == [], "the clip is an animation, and no picture to look at"

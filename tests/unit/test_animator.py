@@ -15,7 +15,8 @@ import tiny_repo
 import vivant
 from tiny_pia import pipeline
 from vivant import placement
-from vivant.api import Animator, Progress, Result
+from vivant.api.animator import Animator
+from vivant.api.result import Progress, Result
 from vivant.errors import Cancelled, InputError, LoadError, OutputError, VivantWarning
 from vivant.media.frames import frames_hash
 from vivant.media.recipe import read_recipe
@@ -377,7 +378,7 @@ def test_only_clips_that_there_are_can_be_saved(result, tmp_path, clip):
     ],
 )
 def test_what_cannot_be_loaded_so_is_refused_before_anything_is_looked_for(folder, monkeypatch, given, code):
-    monkeypatch.setattr("vivant.api.Models", None)
+    monkeypatch.setattr("vivant.api.animator.Models", None)
     with pytest.raises(InputError) as refusal:
         Animator.from_pretrained(folder, **given)
     assert refusal.value.code == code

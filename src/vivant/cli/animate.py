@@ -4,12 +4,13 @@ from collections.abc import Sequence
 from enum import StrEnum
 from typing import Annotated, Any
 
-from typer import Argument, Option
+from typer import Argument
 
+from vivant.cli.options import CLIP, MODELS, OUTPUT, SAMPLING, Dtype, numbers_of, option, seed_of, sides_of
 from vivant.cli.screen import reporting
 from vivant.errors import InputError
 
-CLIP, MOTION, SAMPLING, FREEINIT, MODELS, OUTPUT = "Clip", "Motion", "Sampling", "FreeInit", "Models", "Output"
+MOTION, FREEINIT = "Motion", "FreeInit"
 
 
 class Numerics(StrEnum):
@@ -19,26 +20,12 @@ class Numerics(StrEnum):
     diffusers = "diffusers"
 
 
-class Dtype(StrEnum):
-    """Values of --dtype."""
-
-    auto = "auto"
-    float32 = "float32"
-    bfloat16 = "bfloat16"
-    float16 = "float16"
-
-
 class Fit(StrEnum):
     """Values of --fit."""
 
     crop = "crop"
     pad = "pad"
     stretch = "stretch"
-
-
-def option(flag: str, text: str, heading: str, **more: Any) -> Any:
-    """An option under a heading of the help."""
-    return Option(*flag.split(), help=text, rich_help_panel=heading, **more)
 
 
 def animate(
@@ -247,29 +234,6 @@ def motion_of(text: str) -> str | int | tuple[float, ...]:
         return text
 
 
-def seed_of(text: str) -> int | tuple[int, ...]:
-    """One seed, or several with commas."""
-    try:
-        seeds = tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise InputError(
-            "E-SEED", f"--seed is {text!r}.", "", "Give a whole number, or one for each clip: 1,2,3."
-        ) from None
-    return seeds[0] if len(seeds) == 1 else seeds
-
-
-def sides_of(size: str | None, height: int | None, width: int | None) -> dict[str, int | None]:
-    """Height and width, from one of their two spellings."""
-    if size is None:
-        return {"height": height, "width": width}
-    if height is not None or width is not None:
-        raise InputError("E-SIZE-TWICE", "--size is given, and --height or --width too.", "", "Give one of them.")
-    sides = size.lower().replace("×", "x").split("x")
-    if len(sides) != 2 or not all(side.strip().isdecimal() and len(side) < 10 for side in sides):
-        raise InputError("E-SIZE", f"--size is {size!r}.", "", "Give WIDTHxHEIGHT in pixels, such as 512x384.")
-    return {"height": int(sides[1]), "width": int(sides[0])}
-
-
 def scales_of(text: str | None) -> Sequence[float] | None:
     """FreeU's four scales."""
     if text is None:
@@ -293,11 +257,3 @@ def passes_of(enabled: bool, **settings: Any) -> dict[str, Any] | None:
             "Add --free-init.",
         )
     return given if enabled else None
-
-
-def numbers_of(text: str, code: str, flag: str) -> list[float]:
-    """Numbers with commas between them; one at the end is allowed."""
-    try:
-        return [float(part) for part in text.removesuffix(",").split(",")]
-    except ValueError:
-        raise InputError(code, f"{flag} is {text!r}.", "", "Give numbers with commas between them.") from None

@@ -9,7 +9,7 @@ from typer import Option
 from vivant.cli.screen import Screen, duration, print_json, reporting, stoppable, unstoppable
 
 if TYPE_CHECKING:
-    from vivant.api import Result
+    from vivant.api.result import Result
 
 ENLARGE, MOTION = 4, "animate:moderate"
 TITLE = "vivant: what the small models make of two pictures"
@@ -55,7 +55,7 @@ def demo(
     """
     with reporting(json) as screen:
         from vivant import pocket
-        from vivant.cli.making import check_targets
+        from vivant.cli.writing import check_targets
         from vivant.media.atomic import check_target
 
         names = [f"{clip.name}{suffix}" for clip in CLIPS for suffix in (".mp4", ".gif")]
@@ -79,8 +79,8 @@ def demo(
 def animate(screen: Screen, settings: dict[str, Any]) -> "dict[Clip, Result]":
     """All clips, in their order."""
     from vivant import pocket
-    from vivant.api import Animator
-    from vivant.preflight import check_animate
+    from vivant.api.animator import Animator
+    from vivant.preflight.pia import check_animate
 
     settings = {**pocket.SETTINGS, **settings}
     for clip in CLIPS:

@@ -23,7 +23,7 @@ from vivant.errors import Cancelled, InputError, LoadError, MissingPackage, Outp
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from vivant.api import Progress
+    from vivant.api.result import Progress
 
 BIDI = frozenset("\u200e\u200f\u061c\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 """Characters that reorder the text around them."""
@@ -134,7 +134,7 @@ class Screen:
                 self.say(f"  {text}")
 
     @contextmanager
-    def progress(self) -> "Generator[Callable[[Progress], None]]":
+    def progress(self, doing: str = "Animating") -> "Generator[Callable[[Progress], None]]":
         """A bar with steps, time left and memory, on a terminal; elsewhere nothing."""
         console = self.err
         if self.json or not console.is_terminal:
@@ -145,11 +145,11 @@ class Screen:
 
         columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rest]}")
         with Bar(*columns, console=console, transient=True) as bar:
-            task = bar.add_task("Animating", total=None, rest="")
+            task = bar.add_task(doing, total=None, rest="")
 
             def show(at: "Progress") -> None:
-                doing = "Animating" if at.step < at.total else "Decoding"
-                bar.update(task, description=doing, total=at.total, completed=at.step, rest=_rest(at))
+                now = doing if at.step < at.total else "Decoding"
+                bar.update(task, description=now, total=at.total, completed=at.step, rest=_rest(at))
 
             yield show
 

@@ -17,7 +17,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from vivant import pocket
-from vivant.api import Animator
+from vivant.api.animator import Animator
 from vivant.errors import InputError
 from vivant.evaluate.clips import Measures
 from vivant.evaluate.figures import Figure

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from vivant.api import Animator
+from vivant.api.animator import Animator
 from vivant.errors import InputError, LoadError
 from vivant.evaluate.animatebench import Case
 from vivant.evaluate.clip_score import ClipScorer

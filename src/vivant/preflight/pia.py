@@ -1,20 +1,16 @@
-"""What can be refused before any tensor is read: models that do not go together, parameters, pictures."""
+"""What of PIA can be refused before any tensor is read: models that do not go together, parameters, pictures."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from secrets import randbits
 from typing import Any, Self
 
 import torch
 
-from vivant import pocket
 from vivant.config import load_json, read
 from vivant.errors import InputError, LoadError
-from vivant.hub.load import WEIGHTS
-from vivant.hub.repo import MODEL, TRANSFORMERS, Source, locate, pick_weights
-from vivant.media.recipe import encode_recipe
-from vivant.media.still import Still, natural_size, read_still
+from vivant.hub.repo import MODEL, Source, locate
+from vivant.media.still import Still, natural_size
 from vivant.pia.assemble import check_family, check_together, two_adapters
 from vivant.pia.config import MotionAdapterConfig, UNet2DConditionConfig, UNetMotionConfig, check_frames
 from vivant.pia.generate import schedules
@@ -22,10 +18,11 @@ from vivant.pia.motion import MotionAdapter
 from vivant.pipelines import components as parts
 from vivant.pipelines.declared import check_complete
 from vivant.pipelines.pia import PIAPipeline
+from vivant.preflight.inputs import check_recorded, check_seeds, check_used, drawn_seed, read_stills
+from vivant.preflight.repository import check_files, check_weights, is_consisid, is_local, origin_of
 from vivant.request import NEGATIVE_PROMPT, PIARequest, batch_size, texts
 from vivant.schedulers import DDIMScheduler
 from vivant.solvers.schedule import Solver
-from vivant.text.clip import load_tokenizer
 from vivant.vae.image import AutoencoderKLConfig
 
 PIA_ADAPTER = "openmmlab/PIA-condition-adapter"
@@ -97,12 +94,19 @@ class Models:
         folder = locate(place, ["model_index.json", *configs])
         index = parts.read_index(PIAPipeline, folder)
         listed = parts.entries(index)
+        if is_consisid(listed):
+            raise LoadError(
+                "E-REPO-FAMILY",
+                f"{base} holds ConsisID, which films a person.",
+                "PIA animates pictures with Stable Diffusion 1.5.",
+                "Use `vivant portrait` or vivant.Portrait for it.",
+            )
         # Without those that are listed as None: prompts are texts here, so that the text encoder is needed too.
         check_complete(PIAPipeline, {name: entry for name, entry in listed.items() if entry}, {}, base)
         check_family(folder, index)
         read(AutoencoderKLConfig, load_json(folder / "vae" / "config.json"))
-        if _is_local(place):
-            _check_files(folder, listed, variant)
+        if is_local(place):
+            check_files(folder, listed, variant, ("text_encoder", "unet", "vae"))
         layers = _text_layers(load_json(folder / "text_encoder" / "config.json"))
         unet = load_json(folder / "unet" / "config.json")
 
@@ -118,8 +122,8 @@ class Models:
         adapter_folder = locate(beside, ["config.json"])
         adapter, _ = read(MotionAdapterConfig, load_json(adapter_folder / "config.json"))
         check_together(read(UNet2DConditionConfig, unet)[0], adapter)
-        if _is_local(beside):
-            _check_weights(adapter_folder, variant, MODEL)
+        if is_local(beside):
+            check_weights(adapter_folder, variant, MODEL)
         limits = Limits(adapter.motion_max_seq_length, layers)
         return cls(place, beside, folder, adapter_folder, limits)
 
@@ -146,56 +150,18 @@ class Models:
         """Where both come from, for a recipe: hub ids with commits; of local folders and shipped models the name."""
         adapter = None
         if self.adapter is not None and self.adapter_folder is not None:
-            adapter = _origin(self.adapter, self.adapter_folder)
+            adapter = origin_of(self.adapter, self.adapter_folder)
         return {
-            "base": _origin(self.base, self.base_folder),
+            "base": origin_of(self.base, self.base_folder),
             "motion_adapter": adapter,
             "variant": self.base.variant,
         }
-
-
-def _is_local(source: Source) -> bool:
-    """Whether all files that there will be are there already."""
-    from huggingface_hub import constants
-
-    return Path(source.source).is_dir() or source.local_files_only or constants.HF_HUB_OFFLINE
-
-
-def _check_files(folder: Path, listed: Mapping[str, parts.Entry | None], variant: str | None) -> None:
-    """Every component that will be read has its folder, its weights in some fitting variant, and its tokenizer."""
-    names = [name for name in ("text_encoder", "tokenizer", "unet", "vae") if listed.get(name)]
-    folders = {name: locate(Source(folder, name), parts.FILES) for name in names}
-    variants, _ = parts.component_variants(folder, names, variant)
-    for name in ("text_encoder", "unet", "vae"):
-        _check_weights(folders[name], variants[name], TRANSFORMERS if name == "text_encoder" else MODEL)
-    entry = listed["tokenizer"]
-    if entry is not None:
-        load_tokenizer(folders["tokenizer"], entry.class_name)
-
-
-def _check_weights(folder: Path, variant: str | None, stem: str) -> None:
-    names = [child.name for child in folder.iterdir()]
-    if pick_weights(names, variant, stem) is None and pick_weights(names, None, stem) is None:
-        raise LoadError(
-            "E-WEIGHTS-MISSING",
-            f"{folder} holds no weights{f' in the variant {variant}' if variant else ''}.",
-            f"Found: {', '.join(sorted(names)[:6])}.",
-            f"One of {', '.join(WEIGHTS)} is expected; check that the download is complete.",
-        )
 
 
 def _text_layers(config: Mapping[str, Any]) -> int:
     """Layers of a text encoder, whose configuration may lie inside that of a whole CLIP; 12 is the class's default."""
     inner = config.get("text_config")
     return int({**config, **(inner if isinstance(inner, dict) else {})}.get("num_hidden_layers", 12))
-
-
-def _origin(source: Source, folder: Path) -> dict[str, Any]:
-    if Path(source.source).exists():
-        place = Path(source.source).resolve()
-        return {"shipped" if place.parent == pocket.FOLDER.resolve() else "folder": place.name}
-    commit = folder.name if folder.parent.name == "snapshots" else source.revision
-    return {"hub": str(source.source), "revision": commit}
 
 
 def check_request(
@@ -215,17 +181,7 @@ def check_request(
         InputError: for every parameter that cannot be honoured, or that would be ignored.
     """
     request = PIARequest.build(**{**parameters, "prompt": prompt})
-    if request.negative_prompt is not None and not request.needs_negative:
-        raise InputError(
-            "E-NEGATIVE-UNUSED",
-            "negative_prompt is given, and guidance is off.",
-            f"Nothing reads it at guidance_scale={request.guidance_scale:g}.",
-            "Raise guidance_scale above 1, or leave negative_prompt out.",
-        )
-    if request.eta and not solver.uses_eta:
-        raise InputError(
-            "E-ETA-UNUSED", f"eta={request.eta:g} has no meaning for {type(solver).__name__}.", "", "Leave eta out."
-        )
+    check_used(request, solver)
     if "negative_prompt" not in parameters and request.needs_negative:
         request = replace(request, negative_prompt=NEGATIVE_PROMPT)
     if limits is not None:
@@ -240,29 +196,19 @@ def check_request(
     batch = batch_size(
         image=len(stills), prompt=len(texts(request.prompt)), negative_prompt=len(texts(request.negative_prompt))
     )
-    clips = batch * request.num_videos_per_prompt
-    if isinstance(request.seed, tuple) and len(request.seed) != clips:
-        raise InputError(
-            "E-GENERATORS",
-            f"{len(request.seed)} seeds are given for {clips} clips.",
-            "A list holds one seed for each clip, prompts times videos per prompt.",
-            f"Give {clips} seeds, or a single one.",
-        )
+    check_seeds(request, batch * request.num_videos_per_prompt)
     schedules(solver, request)
-    # What the recipe will hold has to fit into it; better said now than after the work.
-    encode_recipe({"vivant": 1, "request": request.to_json()})
+    check_recorded(request)
     return _decided(request, stills[0])
 
 
 def _decided(request: PIARequest, still: Still) -> PIARequest:
     width, height = natural_size(still.image)
-    seeds = request.seed if isinstance(request.seed, tuple) else (request.seed,)
-    seeds = tuple(randbits(63) if seed == -1 else seed for seed in seeds)
     return replace(
         request,
         height=request.height or height,
         width=request.width or width,
-        seed=seeds if isinstance(request.seed, tuple) else seeds[0],
+        seed=drawn_seed(request.seed),
     )
 
 
@@ -279,13 +225,3 @@ def check_animate(image: Any, prompt: Any, *, limits: Limits | None = None, **pa
         The request as `Animator.animate` will read it.
     """
     return check_request(parameters, prompt, read_stills(image), DDIMScheduler(**SCHEDULER).solver, limits)
-
-
-def read_stills(image: Any) -> list[Still]:
-    """One picture, or a list of such, read; a `Still` has been read already."""
-    items: list[Any] = list(image) if isinstance(image, list | tuple) and not isinstance(image, Still) else [image]
-    if not items or any(item is None for item in items):
-        raise InputError(
-            "E-IMAGE-NONE", "No picture was given.", "", "Give a path, a PIL picture, an array or a tensor."
-        )
-    return [item if isinstance(item, Still) else read_still(item) for item in items]

@@ -1,0 +1,137 @@
+"""`Animator`: one call from a picture to a clip."""
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from einops import rearrange
+
+from vivant import placement
+from vivant.api.result import Progress, Result
+from vivant.api.running import Cancel, Digests, Loaded, finished, generators, noting, place, watching
+from vivant.media.output import to_bytes
+from vivant.pia.compile import compile_unet
+from vivant.pia.config import Numerics, check_numerics
+from vivant.pia.decode import decode
+from vivant.pia.generate import schedules, timesteps
+from vivant.pipelines.pia import PIAPipeline
+from vivant.preflight.inputs import read_stills
+from vivant.preflight.pia import SCHEDULER, Limits, Models, check_request
+from vivant.schedulers import DDIMScheduler
+
+
+class Animator:
+    """Animates pictures with one base model and PIA. Numerics are the original's, the scheduler is PIA's preset."""
+
+    def __init__(self, pipeline: PIAPipeline, loaded: Loaded, compiled: bool):
+        self.pipeline = pipeline
+        self.compiled = compiled
+        self._loaded = loaded
+        self._digests = Digests()
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        base: str | Path,
+        motion_adapter: str | Path | None = None,
+        *,
+        numerics: Numerics = "original",
+        dtype: torch.dtype | None = None,
+        device: str | None = None,
+        compile: bool = False,
+        variant: str | None = None,
+        revision: str | None = None,
+        adapter_revision: str | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
+        token: str | bool | None = None,
+    ) -> Self:
+        """Load a base model and the motion adapter.
+
+        Args:
+            base: folder or hub id of a Stable Diffusion 1.5 repository.
+            motion_adapter: folder or hub id of PIA's motion adapter; openmmlab/PIA-condition-adapter if not given,
+                unless `base` holds motion modules itself (as `PIAPipeline.save_pretrained` writes it).
+            numerics: ``"original"``, what the weights were trained with, or ``"diffusers"``.
+            dtype: data type of the weights; by default bfloat16 where the processor has it natively.
+            device: where to compute; the best accelerator if not given.
+            compile: compile the network; the first step takes minutes, every further one is faster.
+            variant: file variant of both, such as ``"fp16"``; what lacks it is read in its plain weights, with a note.
+            revision: branch, tag or commit of the base.
+            adapter_revision: branch, tag or commit of the adapter.
+            cache_dir: hub cache.
+            local_files_only: never touch the network.
+            token: hub token.
+
+        Raises:
+            LoadError: what is missing, unreadable or of another family; most of it before any tensor is read.
+            InputError: E-DEVICE, E-DTYPE, E-NUMERICS, and models that do not go together.
+        """
+        start = time.perf_counter()
+        check_numerics(numerics)
+        device, dtype, reason = place(device, dtype)
+        hub: dict[str, Any] = {"cache_dir": cache_dir, "local_files_only": local_files_only, "token": token}
+        hub["variant"] = variant
+        models = Models.find(base, motion_adapter, revision=revision, adapter_revision=adapter_revision, **hub)
+        adapter, notes = models.read_adapter(dtype)
+        parts: dict[str, Any] = {} if adapter is None else {"motion_adapter": adapter}
+        pipeline = PIAPipeline.from_pretrained(base, numerics=numerics, dtype=dtype, revision=revision, **hub, **parts)
+        pipeline.notes += notes
+        pipeline.scheduler = DDIMScheduler(**SCHEDULER)
+        pipeline.to(device)
+        if compile:
+            compile_unet(pipeline.unet)
+        return cls(pipeline, Loaded(models.origins(), reason, time.perf_counter() - start), compile)
+
+    def animate(
+        self,
+        image: Any,
+        prompt: str | Sequence[str] = "",
+        *,
+        progress: Callable[[Progress], None] | None = None,
+        cancel: Cancel | None = None,
+        **parameters: Any,
+    ) -> Result:
+        """Make clips that start from `image`.
+
+        Args:
+            image: path, URL, PIL picture, array or tensor, or a list of such.
+            prompt: what happens.
+            progress: called after every step.
+            cancel: asked after every step; True stops the run with `Cancelled`, and nothing is decoded.
+            parameters: the other fields of `vivant.request.PIARequest`. The negative prompt defaults to PIA's own
+                where guidance reads one, the size to that of the picture with its longer side at most 512.
+
+        Raises:
+            InputError: for every parameter or picture that cannot be honoured, before anything is computed.
+            OutputError: E-OUTPUT-NAN.
+            Cancelled: E-CANCELLED.
+        """
+        stills = read_stills(image)
+        solver = self.pipeline.scheduler.solver
+        request = check_request(parameters, prompt, stills, solver, self._limits)
+        total = len(timesteps(schedules(solver, request)))
+        pipeline, start = self.pipeline, time.perf_counter()
+        on_step = watching(total, start, pipeline.memory.device, progress, cancel)
+        with noting(pipeline) as notes:
+            latents = pipeline.denoise(request, [s.image for s in stills], generators(request.seed), on_step)
+        middle = time.perf_counter()
+        with placement.active(pipeline.vae, pipeline.memory) as vae:
+            frames = torch.cat([to_bytes(part) for part in decode(vae, latents)])
+        clips = tuple(rearrange(frames, "(b f) h w c -> b f h w c", f=request.num_frames).numpy())
+        seconds = {"denoise": middle - start, "decode": time.perf_counter() - middle}
+        models = {"weights": self.weights(), "numerics": pipeline.numerics, "compiled": self.compiled}
+        return finished(
+            pipeline, self._loaded, "pia", request, stills, clips, models=models, seconds=seconds, notes=notes
+        )
+
+    @property
+    def _limits(self) -> Limits:
+        encoder: Any = self.pipeline.text_encoder
+        return Limits(self.pipeline.unet.settings.motion_max_seq_length, encoder.config.num_hidden_layers)
+
+    def weights(self) -> dict[str, str]:
+        """Content hashes of the networks; each is hashed once, at the first call that needs it."""
+        return self._digests.of(self.pipeline, ("unet", "vae", "text_encoder"))

@@ -1,0 +1,179 @@
+"""What `Animator` and `Portrait` have in common: where they run, how a run is watched, and what is said of it."""
+
+import time
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+
+from vivant import __version__, placement
+from vivant.api.result import Progress, Report, Result
+from vivant.denoise import OnStep, State
+from vivant.errors import Cancelled
+from vivant.hub.digest import weights_digest
+from vivant.hub.model import pick_dtype
+from vivant.media.checks import DARK, check_clip
+from vivant.media.frames import frames_hash
+from vivant.media.recipe import image_digest
+from vivant.media.still import Still
+from vivant.pipelines.base import DiffusionPipeline
+from vivant.pipelines.consisid.pipeline_consisid import ConsisIDPipeline
+from vivant.pipelines.pia import PIAPipeline
+from vivant.request import ConsisIDRequest, PIARequest
+
+Cancel = Callable[[], bool]
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """How a pipeline was loaded.
+
+    Attributes:
+        origins: where its models come from, for the recipe.
+        dtype_reason: why its weights have their data type.
+        seconds: how long it took.
+    """
+
+    origins: Mapping[str, Any]
+    dtype_reason: str
+    seconds: float
+
+
+def place(device: str | None, dtype: torch.dtype | None) -> tuple[str, torch.dtype, str]:
+    """Device and data type, both tried, and why this type."""
+    reason = "as asked"
+    if device is not None:
+        placement.check_place(device, torch.float32)
+    device = device or placement.best_device()
+    dtype = pick_dtype(dtype, None)
+    if dtype is None:
+        dtype, reason = placement.default_dtype(device)
+    placement.check_place(device, dtype)
+    return device, dtype, reason
+
+
+def generators(seed: int | Sequence[int]) -> Any:
+    """One generator of noise, or one for each clip."""
+    if isinstance(seed, int):
+        return torch.Generator().manual_seed(seed)
+    return [torch.Generator().manual_seed(one) for one in seed]
+
+
+class Digests:
+    """Content hashes of networks; each is hashed once, at the first call that needs it."""
+
+    def __init__(self):
+        self._known: dict[str, tuple[torch.nn.Module, torch.dtype, str]] = {}
+
+    def of(self, pipeline: DiffusionPipeline, names: Sequence[str]) -> dict[str, str]:
+        """The hashes of components."""
+        for name in names:
+            part = getattr(pipeline, name)
+            known = self._known.get(name)
+            if known is None or known[0] is not part or known[1] != part.dtype:
+                self._known[name] = part, part.dtype, weights_digest(part)
+        return {name: self._known[name][2] for name in names}
+
+
+def watching(
+    total: int, start: float, device: str, progress: Callable[[Progress], None] | None, cancel: Cancel | None
+) -> OnStep:
+    """The hook that tells of every step and asks whether to go on."""
+
+    def on_step(state: State) -> State:
+        if cancel is not None and cancel():
+            raise Cancelled("E-CANCELLED", f"Stopped after step {state.i + 1} of {total}.", "The caller asked for it.")
+        if progress is not None:
+            shown = state.x if state.x0 is None else state.x0
+            held = placement.peak_memory(device)
+            progress(Progress(state.i + 1, total, time.perf_counter() - start, shown, held))
+        return state
+
+    return on_step
+
+
+@dataclass
+class Notes:
+    """What a pipeline noted before a run, and during it."""
+
+    standing: list[str]
+    said: list[str] = field(default_factory=list)
+
+
+@contextmanager
+def noting(pipeline: DiffusionPipeline) -> Generator[Notes]:
+    """Keep the notes of one run apart from those of the pipeline's life."""
+    notes, pipeline.notes = Notes(pipeline.notes), []
+    try:
+        yield notes
+    finally:
+        notes.said, pipeline.notes = pipeline.notes, notes.standing
+
+
+def finished(
+    pipeline: PIAPipeline | ConsisIDPipeline,
+    loaded: Loaded,
+    kind: str,
+    request: PIARequest | ConsisIDRequest,
+    stills: Sequence[Still],
+    clips: tuple[UInt8[np.ndarray, "f h w 3"], ...],
+    *,
+    models: Mapping[str, Any],
+    seconds: Mapping[str, float],
+    notes: Notes,
+    more: Mapping[str, Any] = {},
+) -> Result:
+    """The result of a run.
+
+    Args:
+        pipeline: what made it.
+        loaded: how that was loaded.
+        kind: of recipe.
+        request: what was asked for, everything decided.
+        stills: the pictures.
+        clips: the frames.
+        models: what the result depends on besides the request, beside the origins.
+        seconds: duration of the stages.
+        notes: what was said.
+        more: further fields of the recipe.
+    """
+    device, dtype = pipeline.memory.device, str(pipeline.dtype).removeprefix("torch.")
+    seen = [stills[i // request.num_videos_per_prompt % len(stills)].image for i in range(len(clips))]
+    dark = [int(np.asarray(picture).max()) <= DARK for picture in seen]
+    report = Report(
+        {"load": loaded.seconds, **seconds},
+        placement.peak_memory(device),
+        device,
+        f"{dtype}: {loaded.dtype_reason}",
+        tuple(dict.fromkeys([*notes.standing, *(note for s in stills for note in s.notes), *notes.said])),
+        tuple(finding for clip, is_dark in zip(clips, dark, strict=True) for finding in check_clip(clip, is_dark)),
+    )
+    # What only other schedulers read is in their configurations too, and is nothing to this one.
+    read = {field.name for field in fields(pipeline.scheduler.solver_class)}
+    scheduler = {k: v for k, v in pipeline.scheduler.config.items() if k in read}
+    recipe = {
+        "vivant": 1,
+        "kind": kind,
+        "request": request.to_json(),
+        "models": {
+            **loaded.origins,
+            **models,
+            "dtype": dtype,
+            "scheduler": {"_class_name": type(pipeline.scheduler).__name__, **scheduler},
+        },
+        "device": device,
+        "image": {
+            "digests": [image_digest(s.image) for s in stills],
+            "sizes": [list(s.image.size) for s in stills],
+            "dark": dark,
+        },
+        **more,
+        "frames_hashes": [frames_hash(clip) for clip in clips],
+        "versions": {"vivant": __version__, **{name: version(name) for name in ("torch", "transformers")}},
+    }
+    return Result(clips, request.fps, recipe, report)

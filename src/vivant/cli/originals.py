@@ -1,0 +1,117 @@
+"""What a recipe holds only the hashes of, known by its content: pictures and identities. Imports torch."""
+
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+
+from vivant.cli.recipes import Made
+from vivant.consisid.identity_file import People, load_identity, read_people
+from vivant.errors import InputError, VivantError
+from vivant.media.recipe import image_digest, named
+from vivant.media.still import Still, declared_size, read_still
+
+PICTURES = (
+    *(".png", ".jpg", ".jpeg", ".jp2", ".webp", ".avif", ".heic", ".heif"),
+    *(".gif", ".bmp", ".tif", ".tiff", ".ppm"),
+)
+MAX_FILES = 2000
+
+
+def default_output(file: str) -> str:
+    """cat.mp4 and cat.mp4.json are made again as cat-redo.mp4."""
+    path = named(file)
+    is_folder = path.is_dir()
+    if path.suffix.lower() == ".json":
+        path = path.with_suffix("")
+    if is_folder or not path.suffix:
+        return f"{path}-redo/"
+    return str(path.with_name(f"{path.stem}-redo{path.suffix}"))
+
+
+def find_pictures(made: Made, given: Sequence[str] | None, file: Path) -> list[tuple[str | Path, Still]]:
+    """The pictures of a recipe, known by their content, and where each lies.
+
+    Raises:
+        InputError: E-REDO-IMAGE.
+    """
+    if given:
+        stills = [read_still(path) for path in given]
+        if tuple(image_digest(still.image) for still in stills) != made.pictures:
+            raise InputError(
+                "E-REDO-IMAGE",
+                f"The recipe was made with {'another picture' if len(given) == 1 else 'other pictures'}.",
+                f"Its size was {' and '.join(f'{w} x {h}' for w, h in made.sizes)}.",
+                "Give the original, not a copy that was resized or compressed again.",
+            )
+        return list(zip(given, stills, strict=True))
+    found: dict[str, tuple[Path, Still]] = {}
+    for path in _pictures_beside(file, made.sizes):
+        try:
+            still = read_still(path)
+        except VivantError:
+            continue
+        digest = image_digest(still.image)
+        if digest in made.pictures:  # whatever else is of that size is not kept in memory
+            found.setdefault(digest, (path, still))
+        if found.keys() >= set(made.pictures):
+            return [found[digest] for digest in made.pictures]
+    raise InputError(
+        "E-REDO-IMAGE",
+        "The picture is not at hand.",
+        "A recipe holds only its hash, and no file beside the clip or in the current folder has it.",
+        "Give it with --image.",
+    )
+
+
+def _pictures_beside(file: Path, sizes: tuple[tuple[int, int], ...]) -> Iterator[Path]:
+    """Pictures of the right size, turned or not, beside a file and in the current folder."""
+    wanted = {frozenset(size) for size in sizes}
+    for path in _beside(file, PICTURES):
+        try:
+            size = frozenset(declared_size(path))
+        except Exception:  # whatever a damaged file makes a reader raise, it is not the picture
+            continue
+        if size in wanted:
+            yield path
+
+
+def _beside(file: Path, suffixes: tuple[str, ...]) -> Iterator[Path]:
+    """Other files of some kinds beside a file and in the current folder."""
+    clip = file.resolve()
+    for folder in dict.fromkeys((clip.parent, Path.cwd())):
+        try:
+            held = sorted(folder.iterdir())
+        except OSError:  # it may be entered and not listed
+            continue
+        yield from (path for path in islice(held, MAX_FILES) if path.suffix.lower() in suffixes and path != clip)
+
+
+def find_people(digests: tuple[str, ...], given: Sequence[str] | None, file: Path) -> tuple[list[str | Path], People]:
+    """The identities of a recipe, and where they lie.
+
+    Raises:
+        InputError: E-REDO-IDENTITY.
+    """
+    if given:
+        people = read_people(given)
+        if people.digests != digests:
+            raise InputError(
+                "E-REDO-IDENTITY",
+                f"The recipe was made with {'another identity' if len(given) == 1 else 'other identities'}.",
+                "",
+                "Give the original, with its key points if it had any.",
+            )
+        return list(given), people
+    for path in _beside(file, (".safetensors",)):
+        try:
+            people = load_identity(path)
+        except VivantError:
+            continue
+        if people.digests == digests:
+            return [path], people
+    raise InputError(
+        "E-REDO-IDENTITY",
+        "The identity is not at hand.",
+        "A recipe holds only its hash, and no file beside the clip or in the current folder has it.",
+        "Give it with --identity.",
+    )

@@ -1,0 +1,178 @@
+"""The fields of a recipe, each checked: it may come from a stranger, and nothing in it is believed. Imports torch."""
+
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from vivant.errors import LoadError, VivantError
+from vivant.hub.repo import is_hub_id
+from vivant.media.frames import check_enlarge
+from vivant.request import ConsisIDRequest, PIARequest, texts
+from vivant.schedulers import SCHEDULERS, Scheduler
+
+MAX_TRAINING_STEPS = 10_000
+
+
+class Origin(NamedTuple):
+    """Where a model came from: a hub id with its commit, the name of a local folder, or one that ships with vivant."""
+
+    hub: str | None
+    revision: str | None
+    folder: str | None
+    shipped: str | None
+
+
+@dataclass(frozen=True)
+class Made:
+    """What recipes of every kind say.
+
+    Attributes:
+        clip: which of the clips the file holds.
+        hashes: of the frames of every clip.
+        variant: of the weights.
+        weights: their hashes, by component.
+        dtype: their data type.
+        device: where they computed.
+        scheduler: with which.
+        enlarged: how many times as long the sides were written.
+        pictures: hashes of the pictures.
+        sizes: their width and height.
+        versions: of packages.
+    """
+
+    clip: int
+    hashes: tuple[str, ...]
+    variant: str | None
+    weights: Mapping[str, str]
+    dtype: str
+    device: str
+    scheduler: Scheduler
+    enlarged: int
+    pictures: tuple[str, ...]
+    sizes: tuple[tuple[int, int], ...]
+    versions: Mapping[str, str]
+
+
+@contextmanager
+def reading() -> Generator[None]:
+    """Whatever else a strange value makes Python raise is E-RECIPE-FIELD too."""
+    try:
+        yield
+    except VivantError:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise LoadError(
+            "E-RECIPE-FIELD", "The recipe cannot be read.", f"{type(error).__name__}: {str(error)[:200]}."
+        ) from error
+
+
+def made_of(recipe: Mapping[str, Any], request: PIARequest | ConsisIDRequest, people: int = 1) -> Made:
+    """Check the fields that every kind has.
+
+    Args:
+        recipe: as it was read.
+        request: its request.
+        people: how many identities it has.
+    """
+    models, picture = dict_of(recipe, "models"), dict_of(recipe, "image")
+    hashes, clip = texts_of(recipe, "frames_hashes"), recipe.get("clip", 0)
+    if type(clip) is not int or not 0 <= clip < len(hashes):
+        raise wrong("clip", clip)
+    sizes = picture.get("sizes")
+    if not isinstance(sizes, list) or not all(isinstance(s, list) and len(s) == 2 for s in sizes):
+        raise wrong("image.sizes", sizes)
+    enlarge = recipe.get("enlarged", 1)
+    check_enlarge(enlarge)
+    for name in ("height", "width", "seed"):
+        if getattr(request, name) in (None, -1):  # nothing that could be repeated
+            raise wrong(f"request.{name}", getattr(request, name))
+    batch = max(len(texts(request.prompt)), len(texts(request.negative_prompt)), len(sizes), people)
+    if len(hashes) != batch * request.num_videos_per_prompt:
+        raise wrong("frames_hashes", len(hashes))
+    return Made(
+        clip=clip,
+        hashes=hashes,
+        variant=optional_of(models, "variant"),
+        weights=named_texts_of(models, "weights"),
+        dtype=choice_of(models, "dtype", ("float32", "bfloat16", "float16")),
+        device=text_of(recipe, "device"),
+        scheduler=scheduler_of(dict_of(models, "scheduler")),
+        enlarged=enlarge,
+        pictures=texts_of(picture, "digests"),
+        sizes=tuple((int(w), int(h)) for w, h in sizes),
+        versions=named_texts_of(recipe, "versions"),
+    )
+
+
+def wrong(name: str, value: object) -> LoadError:
+    """The error (E-RECIPE-FIELD) about a field."""
+    return LoadError("E-RECIPE-FIELD", f"The recipe's field {name} is {str(value)[:80]!r}, which means nothing here.")
+
+
+def dict_of(values: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """A field that is an object."""
+    if not isinstance(values.get(name), dict):
+        raise wrong(name, values.get(name))
+    return values[name]
+
+
+def text_of(values: Mapping[str, Any], name: str) -> str:
+    """A field that is a text."""
+    if not isinstance(values.get(name), str):
+        raise wrong(name, values.get(name))
+    return values[name]
+
+
+def optional_of(values: Mapping[str, Any], name: str) -> str | None:
+    """A field that is a text or missing."""
+    return None if values.get(name) is None else text_of(values, name)
+
+
+def choice_of(values: Mapping[str, Any], name: str, allowed: tuple[str, ...]) -> str:
+    """A field that is one of some texts."""
+    if values.get(name) not in allowed:
+        raise wrong(name, values.get(name))
+    return values[name]
+
+
+def texts_of(values: Mapping[str, Any], name: str) -> tuple[str, ...]:
+    """A field that is a list of texts, at least one."""
+    found = values.get(name)
+    if not isinstance(found, list) or not found or not all(isinstance(text, str) for text in found):
+        raise wrong(name, found)
+    return tuple(found)
+
+
+def named_texts_of(values: Mapping[str, Any], name: str) -> dict[str, str]:
+    """A field that is an object of texts."""
+    found = dict_of(values, name)
+    if not all(isinstance(text, str) for text in found.values()):
+        raise wrong(name, found)
+    return found
+
+
+def origin_of(value: object, name: str, shipped: tuple[str, ...] = ()) -> Origin:
+    """Where a model came from; `shipped` are the names that it may have in the package itself."""
+    if not isinstance(value, dict):
+        raise wrong(name, value)
+    origin = Origin(*(optional_of(value, field) for field in Origin._fields))
+    named = {
+        field: getattr(origin, field) for field in ("hub", "folder", "shipped") if getattr(origin, field) is not None
+    }
+    # Exactly what would be read, and nothing beside it: a name that ships becomes a path.
+    if not named or (origin.hub is not None and not is_hub_id(origin.hub)):
+        raise wrong(name, value)
+    if origin.shipped is not None and (len(named) > 1 or origin.shipped not in shipped):
+        raise wrong(name, value)
+    return origin
+
+
+def scheduler_of(config: Mapping[str, Any]) -> Scheduler:
+    """The scheduler of a recipe; its sizes are bounded, since tables are made of them."""
+    name, steps = config.get("_class_name"), config.get("num_train_timesteps", 1000)
+    if not isinstance(name, str) or name not in SCHEDULERS:
+        raise wrong("models.scheduler._class_name", name)
+    if type(steps) is not int or not 1 <= steps <= MAX_TRAINING_STEPS:
+        raise wrong("models.scheduler.num_train_timesteps", steps)
+    return SCHEDULERS[name](**{key: value for key, value in config.items() if not key.startswith("_")})
