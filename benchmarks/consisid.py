@@ -11,6 +11,7 @@ of full width, and the same tensors on both sides; only the number of layers is 
 """
 
 import argparse
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -51,7 +52,7 @@ NARROW = WIDE | {
 }
 BF16, F32 = torch.bfloat16, torch.float32
 GUIDANCE = 6.0
-SECTIONS = ("layers", "long", "perceiver", "float32")
+SECTIONS = ("layers", "long", "perceiver", "float32", "growth")
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ def our_network(sizes: dict[str, Any], size: Size, dtype: torch.dtype) -> Consis
     return network
 
 
-def port_of(network: ConsisIDTransformer3DModel) -> nn.Module:
+def port_of(network: ConsisIDTransformer3DModel) -> Any:
     """diffusers' network around the tensors of ours."""
     with torch.device("meta"):
         port = port_module.ConsisIDTransformer3DModel.from_config(dict(network.config))
@@ -197,24 +198,19 @@ class Bench:
 
     def layers(self) -> None:
         """bf16 against bf16 at a few thousand tokens, after the correctness gates."""
-        self._steps("layers", self.medium, with_exact=True)
+        self._steps("layers", self.medium)
 
     def long(self) -> None:
         """The same at the number of tokens that the model was trained on."""
-        self._steps("long", self.trained, with_exact=False)
+        self._steps("long", self.trained)
 
-    def _steps(self, name: str, size: Size, with_exact: bool) -> None:
+    def _steps(self, name: str, size: Size) -> None:
         exact = our_network(self.sizes, size, F32)
-        gates = self._gates(exact, size) if with_exact else {}
-        network = ConsisIDTransformer3DModel.from_state(
-            dict(exact.config), {k: v.to(BF16) for k, v in exact.state_dict().items()}
-        )
+        gates = self._gates(exact, size)
+        network = _to(exact, BF16)
         del exact
         inputs = Inputs(self.sizes, size, BF16)
         mine, theirs = our_step(network, inputs), port_step(port_of(network), inputs)
-        if not with_exact:
-            difference = harness.relative_rms(mine(), theirs())
-            gates = {"bf16 against the port in bf16": harness.require("bf16 against the port", difference, 3e-2)}
         ratio = harness.compare(mine, theirs, self.pairs)
         work = flops(self.sizes, size)
         floor = (work["attention"] + work["rest"]) / self.rates["linear"] / 1e9
@@ -239,8 +235,7 @@ class Bench:
                 "float32 relative RMS", harness.relative_rms(our_step(exact, inputs)(), due), 1e-5
             )
         }
-        state = {k: v.to(BF16) for k, v in exact.state_dict().items()}
-        narrow = ConsisIDTransformer3DModel.from_state(dict(exact.config), state)
+        narrow = _to(exact, BF16)
         limit = 1.1 * harness.relative_rms(port_step(port_of(narrow), half)(), due)
         gates["bf16"] = harness.require(
             "bf16 error against float32", harness.relative_rms(our_step(narrow, half)(), due), limit
@@ -271,9 +266,7 @@ class Bench:
         theirs = port_step(port_of(network), inputs)
         same = harness.compare(our_step(network, inputs), theirs, 3)
         automatic, reason = default_dtype("cpu")
-        state = {k: v.to(automatic) for k, v in network.state_dict().items()}
-        chosen = ConsisIDTransformer3DModel.from_state(dict(network.config), state)
-        ratio = harness.compare(our_step(chosen, Inputs(self.sizes, size, automatic)), theirs, 3)
+        ratio = harness.compare(our_step(_to(network, automatic), Inputs(self.sizes, size, automatic)), theirs, 3)
         self.result["float32"] = {
             "float32 against float32": same,
             "ours, automatic data type, against the port as documented": ratio,
@@ -281,6 +274,31 @@ class Bench:
         }
         show("float32", same)
         show("out of the box", ratio)
+
+    def growth(self) -> None:
+        """Seconds and added memory of our step for some lengths and sizes: two layers of the 42."""
+        sizes = [SMALL] if self.trained == SMALL else [Size(3, 60, 90), Size(7, 60, 90), TRAINED, Size(13, 30, 46)]
+        rows = []
+        for size in sizes:
+            arguments = ["--grown", *map(str, (size.frames, size.height, size.width))]
+            row = harness.in_fresh_process(__file__, [*arguments, *(["--quick"] if self.sizes is NARROW else [])])
+            rows.append({"frames": 4 * size.frames - 3, "pixels": f"{8 * size.height}x{8 * size.width}", **row})
+            print(rows[-1], flush=True)
+        self.result["growth"] = {"what": "our step of two layers with guidance, bf16", "rows": rows}
+
+
+def grown(sizes: dict[str, Any], size: Size) -> dict[str, Any]:
+    """Tokens, seconds and added bytes of one step in this process."""
+    step = our_step(our_network(sizes, size, BF16), Inputs(sizes, size, BF16))
+    peak = harness.peak_of(step)
+    added = None if peak["before"] is None or peak["peak"] is None else peak["peak"] - peak["before"]
+    return {"tokens": size.tokens, "seconds": harness.timed(step).seconds, "added": added}
+
+
+def _to(network: ConsisIDTransformer3DModel, dtype: torch.dtype) -> ConsisIDTransformer3DModel:
+    """The same network in another data type, beside it."""
+    state = {k: v.to(dtype) for k, v in network.state_dict().items()}
+    return ConsisIDTransformer3DModel.from_state(dict(network.config), state)
 
 
 def show(name: str, ratio: harness.Ratio) -> None:
@@ -294,8 +312,12 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="narrow layers; nothing is written")
     parser.add_argument("--only", nargs="+", choices=SECTIONS, default=SECTIONS)
     parser.add_argument("--pairs", type=int, default=5, help="clean pairs wanted for each ratio")
+    parser.add_argument("--grown", type=int, nargs=3, help=argparse.SUPPRESS)
     given = parser.parse_args()
     with torch.no_grad():
+        if given.grown:
+            print(json.dumps(grown(NARROW if given.quick else WIDE, Size(*given.grown))))
+            return
         bench = Bench(given.quick, 3 if given.quick else given.pairs)
         for section in given.only:
             getattr(bench, section)()
