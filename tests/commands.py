@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-BASE_ID, ADAPTER_ID = "someone/base", "someone/adapter"
+BASE_ID, ADAPTER_ID, CONSISID_ID = "someone/base", "someone/adapter", "someone/consisid"
 SMALL = ["--size", "64x48", "--frames", "5", "--steps", "2", "--seed", "7", "--dtype", "float32"]
 
 

@@ -7,11 +7,15 @@ import pytest
 from PIL import Image
 from skimage import data as photos
 
+import tiny_consisid
 import tiny_repo
 import vivant.api.animator
+import vivant.api.portrait
 import vivant.hub.load
-from commands import ADAPTER_ID, BASE_ID, SMALL, Ran, Vivant
+from commands import ADAPTER_ID, BASE_ID, CONSISID_ID, SMALL, Ran, Vivant
 from vivant.cli import main
+from vivant.consisid.conditioning import Face
+from vivant.consisid.identity_file import save_identity
 
 LOADED: dict[Any, Any] = {}
 
@@ -42,10 +46,9 @@ def vivant_(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd
     return run
 
 
-@pytest.fixture
-def loaded_once(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _load_once(owner: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Models that were loaded in one test are taken from memory in the next, unless weights are watched."""
-    real, read_file = vivant.api.animator.Animator.from_pretrained, vivant.hub.load.read_file
+    real, read_file = owner.from_pretrained, vivant.hub.load.read_file
 
     def from_pretrained(*args: Any, **options: Any) -> Any:
         if vivant.hub.load.read_file is not read_file:
@@ -55,7 +58,14 @@ def loaded_once(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             LOADED[key] = real(*args, **options)
         return LOADED[key]
 
-    monkeypatch.setattr(vivant.api.animator.Animator, "from_pretrained", from_pretrained)
+    monkeypatch.setattr(owner, "from_pretrained", from_pretrained)
+
+
+@pytest.fixture
+def loaded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Models are loaded once a session."""
+    _load_once(vivant.api.animator.Animator, monkeypatch)
+    _load_once(vivant.api.portrait.Portrait, monkeypatch)
 
 
 @pytest.fixture
@@ -66,6 +76,41 @@ def animate(vivant_: Vivant, models: Path, loaded_once: None) -> Vivant:
     def run(*args: str, photo: str = "photo.png", prompt: str = "cat in a field", output: str | None = "a.mp4") -> Ran:
         outputs = [] if output is None else ["-o", output]
         return vivant_("animate", photo, prompt, *fixed, *outputs, *args)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with ConsisID, a hub cache that holds it, and two faces with their identities."""
+    folder = tmp_path_factory.mktemp("faces")
+    tiny_consisid.pipeline().save_pretrained(folder / "consisid")
+    tiny_repo.into_cache(folder / "cache", CONSISID_ID, folder / "consisid")
+    people: Any = tiny_consisid.face(2)
+    for i, name in enumerate(("anna", "ben")):
+        face = Face(people["id_cond"][i, None], tuple(hidden[i, None] for hidden in people["id_vit_hidden"]))
+        save_identity(face, folder / f"{name}.safetensors")
+        Image.fromarray(photos.astronaut()[:, 40 * i :]).resize((64, 64)).save(folder / f"{name}.png")
+    return folder
+
+
+@pytest.fixture
+def portrait(vivant_: Vivant, faces: Path, tmp_path: Path, loaded_once: None) -> Vivant:
+    """Runs `vivant portrait` with the small ConsisID on a face that lies in the folder; later options win."""
+    (tmp_path / "photo.png").unlink()
+    for name in ("anna.png", "anna.safetensors"):
+        (tmp_path / name).write_bytes((faces / name).read_bytes())
+    fixed = ["--model", str(faces / "consisid"), "--steps", "2", "--seed", "7", "--dtype", "float32"]
+
+    def run(
+        *args: str,
+        photo: str = "anna.png",
+        identity: str = "anna.safetensors",
+        prompt: str = "a sea",
+        output: str | None = "a.mp4",
+    ) -> Ran:
+        outputs = [] if output is None else ["-o", output]
+        return vivant_("portrait", photo, prompt, "--identity", identity, *fixed, *outputs, *args)
 
     return run
 

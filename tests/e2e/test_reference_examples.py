@@ -1,7 +1,8 @@
 """The examples of the reference page, word for word but for the name of the library, on small repositories.
 
-`reference/` holds the page's three blocks of code as they stand there. Hub ids are answered from a prepared cache and
-addresses by a photograph at hand; the settings are the page's own: 50 steps, 16 frames, guidance, float16 where asked.
+`reference/` holds the pages' blocks of code as they stand there. Hub ids are answered from a prepared cache and
+addresses by a photograph at hand; the settings are the pages' own: 50 steps, 16 or 49 frames, guidance, half precision
+where asked.
 """
 
 import doctest
@@ -16,10 +17,12 @@ from PIL import Image
 from skimage import data
 
 import tiny
+import tiny_consisid as small
 import tiny_repo
-from vivant import PIAPipeline
+from vivant import ConsisIDPipeline, PIAPipeline
 from vivant.errors import VivantWarning
 from vivant.media import fetch
+from vivant.media.video import probe, read_clip
 
 FOLDER = Path(__file__).parent / "reference"
 # What Stable Diffusion 1.5 ships with: betas that PIA was not trained with, which a warning says.
@@ -105,5 +108,51 @@ def test_an_example_runs_as_it_stands(cache, tmp_path, monkeypatch, name, file, 
         assert len(gif.convert("RGB").getcolors(64 * 64)) > 16
 
 
+def filming() -> str:
+    """ConsisID's example from the pipeline on, on the CPU; the identity comes from `faces` and not from a network."""
+    text = (FOLDER / "consisid.txt").read_text(encoding="utf-8").replace("cuda", "cpu")
+    lines = [example.source for example in doctest.DocTestParser().get_examples(text)]
+    without = ("consisid_utils", "snapshot_download", "prepare_face_models(")
+    kept = [line for line in lines if not any(words in line for words in without)]
+    assert len(lines) - len(kept) == 4
+    code = "".join(
+        "id_cond, id_vit_hidden, image, face_kps = faces(image)\n" if "process_face_embeddings_infer(" in line else line
+        for line in kept
+    )
+    assert code.count("faces(image)") == 1
+    return code.replace("from diffusers", "from vivant")
+
+
+def test_consisid_s_example_films_with_an_identity_made_by_hand(tmp_path, monkeypatch):
+    repository = tmp_path / "BestWishYsh" / "ConsisID-preview"  # where the page puts it
+    small.pipeline(sample_frames=49, max_text_seq_length=226).save_pretrained(repository)
+    monkeypatch.chdir(tmp_path)
+    asked: list[str] = []
+
+    def faces(image: str) -> Any:
+        asked.append(image)
+        given = small.to(small.face(1), torch.bfloat16)
+        points = [[180, 90], [250, 90], [215, 130], [190, 170], [245, 170]]
+        return given["id_cond"], given["id_vit_hidden"], Image.fromarray(data.astronaut()), points
+
+    namespace: dict[str, Any] = {"__name__": "__main__", "faces": faces}
+    with pytest.warns(VivantWarning) as warnings:
+        exec(compile(filming(), "consisid.txt", "exec"), namespace)
+
+    assert {str(w.message).partition("]")[0][1:] for w in warnings if isinstance(w.message, VivantWarning)} == {
+        "W-KEY-POINTS-UNUSED",
+        "W-PROMPT-TRUNCATED",  # the small tokenizer has letters where the real one has words
+    }
+    assert [url.partition("?")[0].rpartition("/")[2] for url in asked] == ["consisid_input.png"]
+    pipe, video = namespace["pipe"], namespace["video"]
+    assert type(pipe) is ConsisIDPipeline
+    assert pipe.dtype == pipe.transformer.dtype == torch.bfloat16
+    assert pipe.num_timesteps == 50
+    assert [frame.size for frame in video.frames[0]] == [(80, 48)] * 49
+    seen = probe("output.mp4")
+    assert (seen.codec, seen.width, seen.height, seen.num_frames, seen.fps) == ("h264", 80, 48, 49, 8)
+    assert read_clip("output.mp4")[0].std() > 5
+
+
 def test_the_page_s_examples_are_all_here():
-    assert sorted(path.name for path in FOLDER.iterdir()) == ["call.txt", "freeinit.txt", "pia.txt"]
+    assert sorted(path.name for path in FOLDER.iterdir()) == ["call.txt", "consisid.txt", "freeinit.txt", "pia.txt"]

@@ -84,9 +84,9 @@ def made_of(recipe: Mapping[str, Any], request: PIARequest | ConsisIDRequest, pe
         raise wrong("image.sizes", sizes)
     enlarge = recipe.get("enlarged", 1)
     check_enlarge(enlarge)
-    for name in ("height", "width", "seed"):
-        if getattr(request, name) in (None, -1):  # nothing that could be repeated
-            raise wrong(f"request.{name}", getattr(request, name))
+    seeds = request.seed if isinstance(request.seed, tuple) else (request.seed,)
+    if None in (request.height, request.width) or -1 in seeds:
+        raise wrong("request", f"{request.height} x {request.width}, seed {request.seed}")  # nothing to repeat
     batch = max(len(texts(request.prompt)), len(texts(request.negative_prompt)), len(sizes), people)
     if len(hashes) != batch * request.num_videos_per_prompt:
         raise wrong("frames_hashes", len(hashes))

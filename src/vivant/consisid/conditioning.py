@@ -105,7 +105,7 @@ def read(
         return transformer.read_text(prompts.stacked(num_evaluations).to(transformer.device, transformer.dtype))
 
     times = sorted({step.t for step in schedule})
-    table = transformer.modulate(torch.tensor(times, device=transformer.device))
+    table = transformer.modulate(torch.tensor(times, dtype=torch.float32, device=transformer.device))
     rows = {t: i for i, t in enumerate(times)}
     identity: Identity = ()
     if face is not None:

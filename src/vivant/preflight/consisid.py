@@ -101,7 +101,8 @@ class Model:
         _check_together(repo, transformer, vae, raw["text_encoder"].get("d_model"))
         entry = listed["scheduler"]
         assert entry is not None, "check_complete refuses it"
-        scheduler = scheduler_class(entry.class_name).from_pretrained(folder / "scheduler")
+        config = load_json(folder / "scheduler" / "scheduler_config.json")
+        scheduler = scheduler_class(entry.class_name).from_config(config)
         if is_local(place):
             check_files(folder, listed, variant, ("text_encoder", "transformer", "vae"))
         return cls(place, folder, Traits(transformer, 2 ** (len(vae.block_out_channels) - 1), scheduler.solver))
