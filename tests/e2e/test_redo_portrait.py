@@ -56,6 +56,14 @@ def test_redo_tells_that_frames_differ(portrait: Vivant, redo: Vivant):
     assert (ran.code, ran.json["same"]) == (Code.DIFFERENT, False)
 
 
+def test_redo_samples_with_the_recipe_s_scheduler(portrait: Vivant, redo: Vivant):
+    portrait(output="a.gif")
+    _edit("a.gif", lambda recipe: recipe["models"]["scheduler"].update(_class_name="CogVideoXDDIMScheduler"))
+    ran = redo("a.gif.json")
+    assert (ran.code, ran.json["same"]) == (Code.DIFFERENT, False)
+    assert read_recipe("a-redo.gif")["models"]["scheduler"]["_class_name"] == "CogVideoXDDIMScheduler"
+
+
 def test_redo_wants_the_same_identity(portrait: Vivant, redo: Vivant, faces: Path, no_weights: list[Path]):
     Path("a.gif.json").write_text(json.dumps(_recipe()))
     os.rename("anna.safetensors", "kept.bin")

@@ -163,9 +163,8 @@ class Portrait:
 
 
 def _numbered(parts: Iterator[Tensor], num_frames: int) -> Iterator[tuple[int, Frames]]:
-    """Parts as bytes, with the number of their clip; a part of nothing but frames that were not asked for is none."""
+    """Parts as bytes, with the number of their clip."""
     done = 0
     for part in parts:
-        if len(part):
-            yield done // num_frames, to_bytes(part).numpy()
-            done += len(part)
+        yield done // num_frames, to_bytes(part).numpy()
+        done += len(part)
