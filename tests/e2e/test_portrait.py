@@ -83,12 +83,12 @@ def test_another_size_is_made_enlarged_and_with_a_warning(portrait: Vivant):
     assert (ran.json["width"], ran.json["height"]) == (64, 32)
 
 
-def test_the_progress_bar_shows_that_it_films(portrait: Vivant, monkeypatch: pytest.MonkeyPatch):
+def test_the_progress_bar_counts_frames_too(portrait: Vivant, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("FORCE_COLOR", "1")  # rich's word for a terminal
     monkeypatch.setenv("NO_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "100")
-    bar = portrait("--steps", "3").err
-    assert re.search(r"Decoding .*3/3 0:00 left, \d+ MiB", bar), bar
+    bar = portrait("--steps", "3", "--num-videos", "2").err
+    assert re.search(r"Decoding .* 18/18", bar), bar
 
 
 # ----------------------------------------------------------------------------------------- the request's vocabulary
@@ -123,7 +123,7 @@ def test_the_options_are_the_fields_of_the_request():
 def test_every_field_is_reached(portrait: Vivant, monkeypatch: pytest.MonkeyPatch, field: str):
     asked: list[dict[str, Any]] = []
 
-    def stop(self: Any, image: Any, *, identity: Any, progress: Any, cancel: Any, **fields: Any) -> Any:
+    def stop(self: Any, image: Any, *, identity: Any, progress: Any, cancel: Any, on_frames: Any, **fields: Any) -> Any:
         asked.append(ConsisIDRequest(**fields).to_json())
         raise vivant.Cancelled("E-CANCELLED", "Enough is known.")
 

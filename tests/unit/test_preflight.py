@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 import tiny_consisid as small
 import tiny_pia
@@ -15,8 +16,11 @@ import tiny_repo
 import vivant.hub.load
 from vivant.api.animator import Animator
 from vivant.api.portrait import Portrait
+from vivant.consisid.conditioning import Face
+from vivant.consisid.identity_file import People
 from vivant.errors import InputError, LoadError
-from vivant.preflight.consisid import Model
+from vivant.media.still import Still
+from vivant.preflight.consisid import Model, check_film
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +53,22 @@ def test_a_whole_repository_is_found(repo):
     assert model.traits.transformer.sample_frames == 9
     assert type(model.traits.solver).__name__ == "CogVideoXDPM"
     assert model.origins() == {"model": {"folder": "repo"}, "variant": None}
+
+
+def test_the_published_model_takes_identities_of_the_published_shapes(repo):
+    published = json.loads((Path(__file__).parents[1] / "golden" / "configs.json").read_text())
+    for name, file in {"transformer": "config", "vae": "config", "scheduler": "scheduler_config"}.items():
+        config = {key: value for key, value in published[f"consisid_{name}"].items() if key != "inferred"}
+        (repo / name / f"{file}.json").write_text(json.dumps(config))
+    edit(repo / "text_encoder" / "config.json", d_model=published["consisid_text_encoder"]["d_model"])
+    traits = Model.find(repo).traits
+    stills = [Still(Image.new("RGB", (512, 512)))]
+    people = People(Face(torch.zeros(1, 1280), (torch.zeros(1, 577, 1024),) * 5))
+    request = check_film({}, "a person", stills, people, traits)
+    assert (request.num_frames, request.height, request.width, request.max_sequence_length) == (49, 480, 720, 226)
+    four = People(Face(torch.zeros(1, 1280), (torch.zeros(1, 577, 1024),) * 4))
+    with pytest.raises(InputError, match="E-IDENTITY-SHAPE"):
+        check_film({}, "a person", stills, four, traits)
 
 
 def test_weights_are_read_once_nothing_is_wrong(repo):

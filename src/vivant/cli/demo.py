@@ -91,12 +91,12 @@ def animate(screen: Screen, settings: dict[str, Any]) -> "dict[Clip, Result]":
         made: dict[Clip, Result] = {}
         for clip in CLIPS:
             screen.say(f"{clip.picture}: {clip.prompt}")
-            with screen.progress() as progress:
+            with screen.progress() as meter:
                 made[clip] = animator.animate(
                     pocket.PICTURES[clip.picture],
                     clip.prompt,
                     motion=MOTION,
-                    progress=progress,
+                    progress=meter.step,
                     cancel=stopped,
                     **settings,
                 )

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from vivant.api.portrait import Portrait
+from vivant.api.portrait import Frames, Portrait
 from vivant.api.result import Result
 from vivant.cli.screen import Screen, stoppable
 from vivant.cli.writing import DTYPES, check_targets, finish, numbered, without_bars, write
@@ -16,7 +16,7 @@ from vivant.media.frames import check_enlarge
 from vivant.media.still import Still, read_still
 from vivant.placement import check_place
 from vivant.preflight.consisid import Model, check_film
-from vivant.request import ConsisIDRequest
+from vivant.request import ConsisIDRequest, texts
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,16 @@ def run(
 ) -> Result:
     """Film with progress."""
     f, w, h = request.num_frames, request.width, request.height
+    total = f * request.num_videos_per_prompt * max(len(stills), len(people), len(texts(request.prompt)))
     screen.say(f"Filming: {f} frames of {w} x {h}, {request.num_inference_steps} steps, seed {request.seed}.")
-    fields = request.fields()
-    with screen.progress("Filming") as progress:
-        return portrait.film(stills, identity=people, progress=progress, cancel=stopped, **fields)
+    done = 0
+    with screen.progress("Filming") as meter:
+
+        def on_frames(clip: int, frames: Frames) -> None:
+            nonlocal done
+            done += len(frames)
+            meter.decoded(done, total)
+
+        return portrait.film(
+            stills, identity=people, progress=meter.step, cancel=stopped, on_frames=on_frames, **request.fields()
+        )

@@ -142,5 +142,5 @@ def run(
     """Animate with progress; `fields` are those of a request."""
     f, w, h = (fields[name] for name in ("num_frames", "width", "height"))
     screen.say(f"Animating: {f} frames of {w} x {h}, {fields['num_inference_steps']} steps, seed {fields['seed']}.")
-    with screen.progress() as progress:
-        return animator.animate(stills, progress=progress, cancel=stopped, **fields)
+    with screen.progress() as meter:
+        return animator.animate(stills, progress=meter.step, cancel=stopped, **fields)

@@ -22,6 +22,7 @@ from vivant.errors import Cancelled, InputError, LoadError, MissingPackage, Outp
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.progress import Progress as Bar
 
     from vivant.api.result import Progress
 
@@ -134,24 +135,37 @@ class Screen:
                 self.say(f"  {text}")
 
     @contextmanager
-    def progress(self, doing: str = "Animating") -> "Generator[Callable[[Progress], None]]":
+    def progress(self, doing: str = "Animating") -> "Generator[Meter]":
         """A bar with steps, time left and memory, on a terminal; elsewhere nothing."""
         console = self.err
         if self.json or not console.is_terminal:
-            yield lambda at: None
+            yield Meter(None, doing)
             return
-        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
-        from rich.progress import Progress as Bar
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
         columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rest]}")
-        with Bar(*columns, console=console, transient=True) as bar:
-            task = bar.add_task(doing, total=None, rest="")
+        with Progress(*columns, console=console, transient=True) as bar:
+            bar.add_task(doing, total=None, rest="")
+            yield Meter(bar, doing)
 
-            def show(at: "Progress") -> None:
-                now = doing if at.step < at.total else "Decoding"
-                bar.update(task, description=now, total=at.total, completed=at.step, rest=_rest(at))
 
-            yield show
+class Meter:
+    """What a bar shows of a run; without a bar, nothing."""
+
+    def __init__(self, bar: "Bar | None", doing: str):
+        self._bar, self._doing = bar, doing
+
+    def step(self, at: "Progress") -> None:
+        """A step was made."""
+        self._show(self._doing if at.step < at.total else "Decoding", at.step, at.total, _rest(at))
+
+    def decoded(self, done: int, total: int) -> None:
+        """So many frames are ready."""
+        self._show("Decoding", done, total, "")
+
+    def _show(self, now: str, done: int, total: int, rest: str) -> None:
+        if self._bar is not None:
+            self._bar.update(self._bar.task_ids[0], description=now, completed=done, total=total, rest=rest)
 
 
 def _rest(at: "Progress") -> str:
