@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 
 import tiny_repo
+import vivant
 from commands import CONSISID_ID, Vivant
 from vivant.cli.screen import Code
 from vivant.consisid.identity_file import load_identity, save_identity
@@ -47,6 +49,21 @@ def test_redo_of_an_mp4(portrait: Vivant, vivant_: Vivant, faces: Path):
     ran = vivant_("redo", "a.mp4", "--model", str(faces / "consisid"))
     assert ran.code == Code.OK, ran.err
     assert ran.out.splitlines() == ["a-redo.mp4", "The same frames as before."]
+
+
+def test_redo_of_one_of_several_people(redo: Vivant, faces: Path, tmp_path: Path):
+    pictures, people = ([faces / f"{name}{suffix}" for name in ("anna", "ben")] for suffix in (".png", ".safetensors"))
+    portrait = vivant.Portrait.from_pretrained(faces / "consisid", dtype=torch.float32, device="cpu")
+    made = portrait.film(pictures, ["a sea", "a park"], identity=people, num_inference_steps=1, seed=[3, 4])
+    made.save("a.apng", clip=1)
+    for path in (*pictures, *people):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    given = [f"--identity={path}" for path in people]
+    for args in ([], given):
+        ran = redo("a.apng", "--overwrite", *args)
+        assert (ran.code, ran.json["same"]) == (Code.OK, True), ran.out
+    ran = redo("a.apng", "--overwrite", *given[::-1])
+    assert (ran.code, ran.json["error"]["code"]) == (Code.INPUT, "E-REDO-IDENTITY")
 
 
 def test_redo_tells_that_frames_differ(portrait: Vivant, redo: Vivant):

@@ -12,7 +12,7 @@ from PIL import Image
 
 import tiny_consisid as small
 import vivant
-from vivant import CogVideoXDDIMScheduler, DDIMScheduler
+from vivant import CogVideoXDDIMScheduler, DDIMScheduler, HeunDiscreteScheduler
 from vivant.api.portrait import Portrait
 from vivant.api.result import Progress, Result
 from vivant.consisid.conditioning import Face
@@ -213,6 +213,14 @@ def test_progress_is_told_after_every_step(portrait, result):
     assert told[0].latents.shape == (1, 3, 4, 6, 10)
     assert told[1].remaining == 0
     assert made.recipe == result.recipe
+
+
+def test_progress_counts_what_the_scheduler_makes_of_the_steps(portrait, monkeypatch):
+    heun = HeunDiscreteScheduler.from_config(portrait.pipeline.scheduler.config, rescale_betas_zero_snr=False)
+    monkeypatch.setattr(portrait.pipeline, "scheduler", heun)
+    told: list[Progress] = []
+    film(portrait, progress=told.append)
+    assert [(at.step, at.total) for at in told] == [(1, 3), (2, 3), (3, 3)]
 
 
 def test_a_cancelled_run_ends_within_a_step_and_decodes_nothing(portrait, monkeypatch, result):

@@ -107,7 +107,8 @@ class Portrait:
         stills, people = read_stills(image), read_people(identity)
         request = check_film(parameters, prompt, stills, people, self._traits)
         pipeline, start = self.pipeline, time.perf_counter()
-        on_step = watching(request.num_inference_steps, start, pipeline.memory.device, progress, cancel)
+        total = len(pipeline.scheduler.solver.schedule(request.num_inference_steps))
+        on_step = watching(total, start, pipeline.memory.device, progress, cancel)
         with noting(pipeline) as notes:
             latents = pipeline.denoise(
                 request,

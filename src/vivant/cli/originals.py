@@ -102,13 +102,17 @@ def find_people(digests: tuple[str, ...], given: Sequence[str] | None, file: Pat
                 "Give the original, with its key points if it had any.",
             )
         return list(given), people
+    found: dict[str, tuple[Path, People]] = {}
     for path in _beside(file, (".safetensors",)):
         try:
             people = load_identity(path)
         except VivantError:
             continue
-        if people.digests == digests:
-            return [path], people
+        for i, digest in enumerate(people.digests):
+            if digest in digests:
+                found.setdefault(digest, (path, people.person(i)))
+        if found.keys() >= set(digests):
+            return [found[digest][0] for digest in digests], read_people([found[digest][1] for digest in digests])
     raise InputError(
         "E-REDO-IDENTITY",
         "The identity is not at hand.",

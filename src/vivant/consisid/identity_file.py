@@ -45,6 +45,10 @@ class People:
     def __len__(self) -> int:
         return len(self.face.id_cond)
 
+    def person(self, i: int) -> "People":
+        """One of them."""
+        return _people({name: tensor[i, None] for name, tensor in _named(self).items()})
+
     @property
     def digests(self) -> tuple[str, ...]:
         """sha256 of each person's tensors: the same in every data type that holds the values."""
