@@ -34,7 +34,7 @@ RUN_TIME = {
     *("typer", "vivant", "yaml"),
 }
 OPTIONAL = {"cv2", "pillow_heif", "onnxruntime", "tokenizers"}  # imported in the function that needs them
-DEVICES_ALLOWED = {"vivant.attention", "vivant.placement"}
+DEVICES_ALLOWED = {"vivant.attention", "vivant.placement", "vivant.placement.layers"}
 FACADE_TORCH = {"Generator", "Tensor", "device", "dtype", "inference_mode", "no_grad"}
 
 

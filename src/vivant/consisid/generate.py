@@ -12,7 +12,7 @@ from vivant import guidance as guide
 from vivant.consisid.conditioning import Conditioning, Face, Guidance, Known, encode_picture, read
 from vivant.consisid.transformer import ConsisIDTransformer3DModel
 from vivant.denoise import OnStep, State, keep, run
-from vivant.placement import MemoryPolicy, active
+from vivant.placement import MemoryPolicy, active, give_back
 from vivant.prompts import Prompts
 from vivant.request import ConsisIDRequest
 from vivant.rng import Rng
@@ -99,6 +99,7 @@ def generate(parts: Parts, request: ConsisIDRequest, given: Given, rng: Rng, on_
             request.guidance_scale, request.use_dynamic_cfg, request.num_inference_steps, parts.compat is not None
         )
         known = read(transformer, schedule, given.face, batch, (num_latents, height, width))
+        give_back(transformer.read_once())
         step = stepper(transformer, parts.solver, known, lambda: rng.normal(shape, device).to(dtype), request.eta)
         x = noise.to(dtype) * parts.solver.init_sigma(schedule)
         return run(State(-1, x, conditioning=conditioning, guidance=guidance), schedule, step, on_step).x

@@ -18,8 +18,13 @@ from vivant.consisid.config import ConsisIDTransformer3DConfig
 
 
 class FoldedAttention(NamedTuple):
-    """Attention to one set of tokens for each row: what remains of queries, keys, values and output."""
+    """Attention to one set of tokens for each row: what remains of normalisation, queries, keys, values and output.
 
+    It holds all that a step needs, so that the layer's own parameters need not be in memory meanwhile.
+    """
+
+    weight: Float[Tensor, " c"]
+    bias: Float[Tensor, " c"]
     scores: Float[Tensor, "b c hm"]
     values: Float[Tensor, "b hm c"]
 
@@ -144,11 +149,13 @@ class PerceiverCrossAttention(nn.Module):
         w_out = rearrange(self.to_out.weight.float(), "c (h d) -> h d c", h=heads)
         scores = rearrange(w_q @ k.mT / math.sqrt(k.shape[-1]), "b h c m -> b c (h m)")
         values = rearrange(v @ w_out * scale, "b h m c -> b (h m) c")
-        return FoldedAttention(scores.to(face.dtype), values.to(face.dtype))
+        norm = self.norm2.weight.clone(), self.norm2.bias.clone()
+        return FoldedAttention(*norm, scores.to(face.dtype), values.to(face.dtype))
 
     def forward(self, x: Float[Tensor, "b n c"], folded: FoldedAttention) -> Float[Tensor, "b n c"]:
         """`folded` has one row for all of x, or as many as divide those of x: x then repeats the people in order."""
-        scores = rearrange(_times(self.norm2(x), folded.scores), "b n (h m) -> b n h m", h=self.num_heads)
+        x = nn.functional.layer_norm(x, x.shape[-1:], folded.weight, folded.bias, self.norm2.eps)
+        scores = rearrange(_times(x, folded.scores), "b n (h m) -> b n h m", h=self.num_heads)
         weights = scores.softmax(dim=-1, dtype=torch.float32).to(x.dtype)
         return _times(rearrange(weights, "b n h m -> b n (h m)"), folded.values)
 

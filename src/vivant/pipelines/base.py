@@ -280,7 +280,9 @@ class DiffusionPipeline:
     def enable_model_cpu_offload(self, gpu_id: int | None = None, device: str | Device | None = None) -> None:
         """Keep components on the CPU and each on the accelerator only while it is used.
 
-        Without an accelerator everything runs on the CPU, with a warning W-OFFLOAD-CPU.
+        Without an accelerator everything runs on the CPU, and a component's memory is given back after its use to the
+        files that it was read from. What lies in no file, as after a change of the data type, stays, with a warning
+        W-OFFLOAD-CPU.
 
         Args:
             gpu_id: index of the accelerator.
@@ -289,18 +291,29 @@ class DiffusionPipeline:
         self._offload("component", gpu_id, device)
 
     def enable_sequential_cpu_offload(self, gpu_id: int | None = None, device: str | Device | None = None) -> None:
-        """As `enable_model_cpu_offload`; single layers do not travel yet, which a warning W-OFFLOAD-LAYER says."""
+        """As `enable_model_cpu_offload`, for every layer of a component by itself: the least memory, and slower."""
         self._offload("layer", gpu_id, device)
 
     def _offload(self, residency: Any, gpu_id: int | None, device: str | Device | None) -> None:
         target = placement.offload_device(gpu_id, device)
         placement.check_place(target, self.dtype)
+        if residency == "layer" and any("predict" in vars(part) for part in self.components.values() if part):
+            raise InputError(
+                "E-OFFLOAD-COMPILED",
+                "A network is compiled, and single layers of a compiled network cannot be offloaded.",
+                "It holds its weights itself, as constants.",
+                "Use enable_model_cpu_offload, or a network that is not compiled.",
+            )
         self._memory = replace(self._memory, device=target, residency=residency)
         placement.move(placement.networks(self.components.values()), "cpu")
-        if not placement.moves(self._memory):
-            self._say("W-OFFLOAD-CPU", "There is no accelerator to offload from: everything runs on the CPU.")
-        elif residency == "layer":
-            self._say("W-OFFLOAD-LAYER", "Single layers are not offloaded yet; whole components are, one at a time.")
+        if Device(target).type == "cpu":
+            held, total = placement.stays(placement.networks(self.components.values()))
+            if held > total // 100:
+                self._say(
+                    "W-OFFLOAD-CPU",
+                    f"Everything runs on the CPU, and {held / 1e9:.1f} of {total / 1e9:.1f} GB of weights lie in no "
+                    "file, so they stay in memory. Load them in the data type of their files.",
+                )
 
     def maybe_free_model_hooks(self) -> None:
         """Bring every component back to the CPU if offloading is on."""

@@ -14,6 +14,8 @@ import torch
 from torch import nn
 
 from vivant.errors import InputError
+from vivant.placement import pages
+from vivant.placement.layers import Lending, Pages, lent
 
 M = TypeVar("M", bound=nn.Module)
 Mover = Callable[[nn.Module, str], Any]
@@ -30,7 +32,8 @@ class MemoryPolicy:
         device: where computation happens, ``"cpu"`` or an accelerator such as ``"cuda:0"``.
         dtype: data type of weights and activations.
         residency: ``"resident"``: every component stays where it is; ``"component"``: each is on `device` only while
-            it is used, and on the CPU otherwise; ``"layer"``: for now the same, since single layers do not travel.
+            it is used, and on the CPU otherwise; ``"layer"``: so is each of its layers, the next one fetched ahead.
+            Where `device` is the CPU, what is not used is given back to the files that it was read from.
     """
 
     device: str = "cpu"
@@ -160,8 +163,8 @@ def is_slow_half(policy: MemoryPolicy) -> bool:
 
 
 def moves(policy: MemoryPolicy) -> bool:
-    """Whether components travel: offloading between the CPU and the CPU is nothing to do."""
-    return policy.residency != "resident" and torch.device(policy.device).type != "cpu"
+    """Whether whole components travel between devices."""
+    return policy.residency == "component" and torch.device(policy.device).type != "cpu"
 
 
 def networks(values: Iterable[Any]) -> list[nn.Module]:
@@ -202,14 +205,30 @@ def active(module: M, policy: MemoryPolicy, mover: Mover = _move) -> Generator[M
         policy: when nothing moves under it, the module is used where it is.
         mover: what moves a module to a device; tests record instead.
     """
-    if not moves(policy):
-        yield module
+    if policy.residency == "layer":
+        on_cpu = torch.device(policy.device).type == "cpu"
+        with lent(module, Pages() if on_cpu else Lending(policy.device)):
+            yield module
         return
     try:
-        mover(module, policy.device)
+        if moves(policy):
+            mover(module, policy.device)
         yield module
     finally:
-        mover(module, "cpu")
+        if moves(policy):
+            mover(module, "cpu")
+        elif policy.residency == "component":
+            give_back([module])
+
+
+def give_back(modules: Iterable[nn.Module]) -> None:
+    """Let go of memory that these modules' files hold too; the next use reads it again (`vivant.placement.pages`)."""
+    pages.give_back(pages.spans(pages.tensors_of(modules)))
+
+
+def stays(modules: Iterable[nn.Module]) -> tuple[int, int]:
+    """Bytes of weights that cannot be given back since they lie in memory and not in a file, and bytes of all."""
+    return pages.in_memory(modules)
 
 
 def peak_memory(device: str) -> int | None:
