@@ -72,7 +72,7 @@ def code(name: str) -> str:
             "pia-freeinit-animation.gif",
             torch.float32,
             16 + 33 + 50,
-            {"W-SOLVER-BETAS", "W-OFFLOAD-CPU"},
+            {"W-SOLVER-BETAS"},
         ),
         ("call.txt", "pia-animation.gif", torch.float16, 50, {"W-SOLVER-BETAS", "W-CPU-FLOAT16"}),
     ],
