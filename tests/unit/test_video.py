@@ -493,13 +493,13 @@ def test_a_folder_that_may_not_be_written(tmp_path, monkeypatch):
 def test_a_film_into_a_folder_that_vanishes(tmp_path, monkeypatch):
     folder = tmp_path / "brief"
     folder.mkdir()
-    original = encode.mp4
+    original = encode.Film
 
     def late(*args):
         folder.rmdir()
-        original(*args)
+        return original(*args)
 
-    monkeypatch.setattr(encode, "mp4", late)
+    monkeypatch.setattr(encode, "Film", late)
     assert code_of(OutputError, write_clip, clip(2), folder / "x.mp4", 8) == "E-OUTPUT-WRITE"
 
 

@@ -3,12 +3,13 @@
 import contextlib
 import io
 from collections.abc import Generator, Iterator
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
-from av import VideoFormat, VideoFrame, VideoStream
+from av import Packet, VideoFormat, VideoFrame, VideoStream
 from av.codec.codec import UnknownCodecError
 from av.container import OutputContainer
 from av.error import FFmpegError
@@ -31,25 +32,27 @@ _WEBP_MAX_SIDE = 16383
 _NAME = "frame_{:05d}.png"
 
 
-def mp4(
-    clip: Clip, path: Path, fps: Fraction, text: str | None, quality: int | float | None, bitrate: int | None
-) -> None:
-    """H.264, 4:2:0, BT.709 in TV range and tagged so, index first. An odd side is padded by one pixel (warned)."""
-    # crf 0 would be lossless 4:4:4, which few players show.
-    rate = {"crf": str(max(1, int((1 - quality / 10) * 51)))} if quality is not None else {"crf": "18"}
-    # The macroblock tree of x264 with AVX-512 gives other bits for equal frames, depending on what lay in memory.
-    options = {"x264-params": "mbtree=0"} | ({} if bitrate else rate)
-    _film(clip, path, fps, text, "libx264", options, bitrate, {"movflags": "+faststart"})
+@dataclass(frozen=True)
+class FilmFormat:
+    """How film is encoded: by which encoder, with which of its options, and how it is put into its container."""
+
+    codec: str
+    options: dict[str, str]
+    bitrate: int | None
+    muxing: dict[str, str]
 
 
-def webm(
-    clip: Clip, path: Path, fps: Fraction, text: str | None, quality: int | float | None, bitrate: int | None
-) -> None:
-    """VP9, 4:2:0, BT.709 in TV range and tagged so. An odd side is padded by one pixel (warned)."""
+def film_format(suffix: str, quality: int | float | None = None, bitrate: int | None = None) -> FilmFormat:
+    """H.264 (.mp4, index first) or VP9 (.webm); 4:2:0, BT.709 in TV range and tagged so."""
+    if suffix == ".mp4":
+        # crf 0 would be lossless 4:4:4, which few players show.
+        rate = {"crf": str(max(1, int((1 - quality / 10) * 51)))} if quality is not None else {"crf": "18"}
+        # The macroblock tree of x264 with AVX-512 gives other bits for equal frames, depending on what lay in memory.
+        options = {"x264-params": "mbtree=0"} | ({} if bitrate else rate)
+        return FilmFormat("libx264", options, bitrate, {"movflags": "+faststart"})
     crf = int((1 - quality / 10) * 63) if quality is not None else 24
-    speed = {"cpu-used": "4", "row-mt": "1"}
     rate = {} if bitrate else {"crf": str(crf), "b:v": "0"}
-    _film(clip, path, fps, text, "libvpx-vp9", speed | rate, bitrate, {})
+    return FilmFormat("libvpx-vp9", {"cpu-used": "4", "row-mt": "1"} | rate, bitrate, {})
 
 
 def check_rate(suffix: str, fps: Fraction) -> None:
@@ -123,43 +126,67 @@ def png_sequence(clip: Clip, folder: Path, text: str | None) -> None:
         (folder / _NAME.format(i)).write_bytes(data)
 
 
-def _film(
-    clip: Clip,
-    path: Path,
-    fps: Fraction,
-    text: str | None,
-    codec: str,
-    options: dict[str, str],
-    bitrate: int | None,
-    muxing: dict[str, str],
-) -> None:
-    """Encode 4:2:0 film with PyAV, the text as its comment."""
-    even = frames.pad_to_even(clip)
-    if even.shape != clip.shape:
-        (h, w), (h2, w2) = clip.shape[1:3], even.shape[1:3]
+class Film:
+    """A film that is encoded as its frames come. An odd side is padded by one pixel (warned).
+
+    Packets wait in memory until `finish`, since the container begins with what is known last, its comment.
+    """
+
+    def __init__(self, path: Path, fps: Fraction, form: FilmFormat):
+        self._fps, self._form = fps, form
+        self._stream: VideoStream | None = None
+        self._packets: list[Packet[VideoStream]] = []
+        self.encoded = 0
+        with _refusing(form.codec):
+            self._out = av.open(str(path), "w", format=path.suffix[1:].lower(), options=form.muxing)
+
+    def add(self, clip: Clip) -> None:
+        """Encode the next frames."""
+        even = frames.pad_to_even(clip)
+        with _refusing(self._form.codec):
+            stream = self._stream or self._begin(even)
+            for pixels in even:
+                frame = VideoFrame.from_ndarray(pixels, format="rgb24").reformat(
+                    format="yuv420p",
+                    dst_colorspace=Colorspace.ITU709,
+                    dst_color_range=ColorRange.MPEG,
+                    interpolation=Interpolation.AREA,
+                )
+                frame.pts, frame.time_base = self.encoded, 1 / self._fps
+                self._packets += stream.encode(frame)
+                self.encoded += 1
+
+    def finish(self, text: str | None) -> None:
+        """Write the container, with the text as its comment."""
+        assert self._stream is not None, "a clip has frames"
+        with _refusing(self._form.codec), self._out as out:
+            if text is not None:
+                out.metadata["comment"] = text
+            out.mux([*self._packets, *self._stream.encode(None)])
+
+    def close(self) -> None:
+        """Give up: what was encoded is dropped."""
+        self._packets.clear()
+        self._out.close()
+
+    def _begin(self, even: Clip) -> VideoStream:
+        self._stream = stream = _stream(self._out, self._form.codec, self._fps, even, "yuv420p", self._form.options)
+        context = stream.codec_context
+        context.color_range = ColorRange.MPEG
+        context.colorspace = context.color_primaries = context.color_trc = _BT709
+        if self._form.bitrate is not None:
+            context.bit_rate = self._form.bitrate
+        return stream
+
+
+def warn_of_padding(clip: Clip) -> None:
+    """Say (W-VIDEO-PADDED) that film of these frames gets even sides."""
+    (h, w), (h2, w2) = clip.shape[1:3], (side + side % 2 for side in clip.shape[1:3])
+    if (h, w) != (h2, w2):
         warn(
             "W-VIDEO-PADDED",
             f"The clip is {w} x {h}; 4:2:0 film needs even sides, so its last pixels are repeated to {w2} x {h2}.",
         )
-    with _refusing(codec), av.open(str(path), "w", format=path.suffix[1:].lower(), options=muxing) as out:
-        if text is not None:
-            out.metadata["comment"] = text
-        stream = _stream(out, codec, fps, even, "yuv420p", options)
-        context = stream.codec_context
-        context.color_range = ColorRange.MPEG
-        context.colorspace = context.color_primaries = context.color_trc = _BT709
-        if bitrate is not None:
-            context.bit_rate = bitrate
-        for i, pixels in enumerate(even):
-            frame = VideoFrame.from_ndarray(pixels, format="rgb24").reformat(
-                format="yuv420p",
-                dst_colorspace=Colorspace.ITU709,
-                dst_color_range=ColorRange.MPEG,
-                interpolation=Interpolation.AREA,
-            )
-            frame.pts, frame.time_base = i, 1 / fps
-            out.mux(stream.encode(frame))
-        out.mux(stream.encode(None))
 
 
 def _stream(

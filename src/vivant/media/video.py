@@ -7,20 +7,26 @@ name/           a folder of numbered PNG files
 """
 
 import os
-from collections.abc import Mapping
-from contextlib import nullcontext
+import shutil
+from collections import deque
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, nullcontext
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import Any, Self
+
+import numpy as np
 
 from vivant.errors import InputError, LoadError, OutputError
 from vivant.media import encode
 from vivant.media.atomic import check_folder, check_target, replacing, replacing_folder
 from vivant.media.decode import ClipInfo, probe, read_clip
-from vivant.media.frames import Frames, Rate, as_frames, as_rate, frames_hash
+from vivant.media.frames import Frames, Rate, as_frames, as_rate, check_enlarge, enlarged, frames_hash
 from vivant.media.recipe import decode_recipe, encode_recipe, sidecar_of
 
-__all__ = ["ClipInfo", "check_output", "frames_hash", "probe", "read_clip", "write_clip"]
+__all__ = ["ClipInfo", "ClipWriter", "check_output", "frames_hash", "probe", "read_clip", "write_clip"]
 
 SUFFIXES = (".mp4", ".webm", ".gif", ".webp", ".apng", ".png")
 _FILM = (".mp4", ".webm")
@@ -62,6 +68,40 @@ def write_clip(
     rate = as_rate(fps)
     _check_quality(suffix, quality, bitrate)
     clip = as_frames(frames)
+
+    def fill(place: Path, text: str | None) -> None:
+        match suffix:
+            case "":
+                encode.png_sequence(clip, place, text)
+            case ".gif":
+                encode.gif(clip, place, rate, text)
+            case ".webp":
+                encode.webp(clip, place, rate, text, quality)
+            case ".apng":
+                encode.apng(clip, place, rate, text)
+            case ".png":
+                encode.contact_sheet(clip, place, text)
+            case _:
+                encode.warn_of_padding(clip)
+                film = encode.Film(place, rate, encode.film_format(suffix, quality, bitrate))
+                try:
+                    film.add(clip)
+                    film.finish(text)
+                finally:
+                    film.close()
+
+    return _put(target, suffix, recipe, overwrite, sidecar, fill)
+
+
+def _put(
+    target: Path,
+    suffix: str,
+    recipe: Mapping[str, Any] | None,
+    overwrite: bool,
+    sidecar: bool,
+    fill: Callable[[Path, str | None], None],
+) -> Path:
+    """Have `fill` write a clip to a temporary place, and put it and its recipe where they belong."""
     text = encode_recipe(recipe) if recipe is not None else None
     beside, replaces = sidecar_of(target), os.path.exists(target)
     if recipe is not None and sidecar:
@@ -72,26 +112,116 @@ def write_clip(
         if note is not None and recipe is not None:
             note.write_text(encode_recipe(recipe, indent=2) + "\n", encoding="ascii")
         if suffix == "":
-            with replacing_folder(target, overwrite=overwrite, ours=_FRAME_FILES) as folder:
-                encode.png_sequence(clip, folder, text)
+            place = replacing_folder(target, overwrite=overwrite, ours=_FRAME_FILES)
         else:
-            with replacing(target, overwrite=overwrite) as file:
-                match suffix:
-                    case ".mp4":
-                        encode.mp4(clip, file, rate, text, quality, bitrate)
-                    case ".webm":
-                        encode.webm(clip, file, rate, text, quality, bitrate)
-                    case ".gif":
-                        encode.gif(clip, file, rate, text)
-                    case ".webp":
-                        encode.webp(clip, file, rate, text, quality)
-                    case ".apng":
-                        encode.apng(clip, file, rate, text)
-                    case _:
-                        encode.contact_sheet(clip, file, text)
+            place = replacing(target, overwrite=overwrite)
+        with place as temporary:
+            fill(temporary, text)
     if recipe is None and replaces:
         _drop_stale_recipe(beside)
     return target
+
+
+class ClipWriter:
+    """Writes a clip while its frames are still being made: film is encoded by a thread as they come.
+
+    A context manager. What is known last, the recipe, is given to `finish`; leaving the block without it leaves nothing
+    behind, and what was at the path as it was. Formats that look at all frames at once (palettes, sheets) and folders
+    gather them and are written by `finish`.
+    """
+
+    AHEAD = 4
+    """Parts that may wait for the thread; `write` waits when there are more."""
+
+    def __init__(self, path: str | PathLike[str], fps: Rate, *, overwrite: bool = False, enlarge: int = 1):
+        """
+        Args:
+            path: as for `write_clip`; refused here if it could not be written.
+            fps: frames a second.
+            overwrite: replace a clip that exists.
+            enlarge: make every side that many times as long.
+
+        Raises:
+            InputError, OutputError: as `check_output`, and E-ENLARGE.
+        """
+        check_enlarge(enlarge)
+        check_output(path, overwrite=overwrite, fps=fps)
+        self._target, self._suffix = _target(path)
+        self._rate, self._overwrite, self._enlarge = as_rate(fps), overwrite, enlarge
+        self._shape: tuple[int, ...] | None = None
+        self._parts: list[np.ndarray] = []
+        self._film: encode.Film | None = None
+        self._waiting: deque[Future[None]] = deque()
+
+    def __enter__(self) -> Self:
+        self._stack = ExitStack()
+        if self._suffix in _FILM:
+            self._folder = Path(self._stack.enter_context(TemporaryDirectory(prefix="vivant-")))
+            self._thread = self._stack.enter_context(ThreadPoolExecutor(max_workers=1))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for part in self._waiting:
+            part.cancel()
+        with self._stack:
+            if self._film is not None:
+                self._thread.shutdown(wait=True)
+                self._film.close()
+
+    @property
+    def encoded(self) -> int:
+        """Frames that are encoded already."""
+        return self._film.encoded if self._film is not None else 0
+
+    def write(self, frames: Frames) -> None:
+        """Hand over the next frames.
+
+        Raises:
+            InputError: E-FRAMES-… for what is no clip, or of another size than the frames before.
+            OutputError: what the encoder refused of earlier frames.
+        """
+        clip = enlarged(as_frames(frames), self._enlarge)
+        shape = self._shape or clip.shape[1:]
+        if clip.shape[1:] != shape:
+            found = f"{clip.shape[2]} x {clip.shape[1]} after {shape[1]} x {shape[0]}"
+            raise InputError("E-FRAMES-SHAPE", f"The frames of the clip have different sizes: {found}.")
+        if self._suffix not in _FILM:
+            self._shape = shape
+            self._parts.append(clip)
+            return
+        if self._film is None:
+            encode.warn_of_padding(clip)
+            place = self._folder / f"clip{self._suffix}"
+            self._film = encode.Film(place, self._rate, encode.film_format(self._suffix))
+        self._shape = shape
+        self._waiting.append(self._thread.submit(self._film.add, clip))
+        while len(self._waiting) > self.AHEAD:
+            self._waiting.popleft().result()
+
+    def finish(self, recipe: Mapping[str, Any] | None = None) -> Path:
+        """Complete the file.
+
+        Args:
+            recipe: a JSON object, kept inside the file and beside it.
+
+        Raises:
+            InputError: E-FRAMES-EMPTY if nothing was written, E-RECIPE-VALUE, -SIZE.
+            OutputError: as `write_clip`.
+        """
+        if self._film is None:
+            whole = np.concatenate(self._parts) if self._parts else np.empty((0, 0, 0, 3), np.uint8)
+            # Spelled with a slash, a folder that does not exist yet is known for one.
+            path = f"{self._target}/" if self._suffix == "" else self._target
+            return write_clip(whole, path, self._rate, recipe=recipe, overwrite=self._overwrite)
+        while self._waiting:
+            self._waiting.popleft().result()
+        film, folder = self._film, self._folder
+
+        def fill(place: Path, text: str | None) -> None:
+            film.finish(text)
+            shutil.copyfile(folder / f"clip{self._suffix}", place)
+
+        return _put(self._target, self._suffix, recipe, self._overwrite, True, fill)
 
 
 def check_output(
