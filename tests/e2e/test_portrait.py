@@ -21,7 +21,7 @@ from vivant.cli import portrait as options
 from vivant.cli.screen import Code
 from vivant.media.frames import frames_hash
 from vivant.media.recipe import read_recipe
-from vivant.media.video import probe, read_clip
+from vivant.media.video import ClipWriter, probe, read_clip
 from vivant.request import ConsisIDRequest
 
 HELD = ["anna.png", "anna.safetensors"]
@@ -44,6 +44,34 @@ def test_a_portrait_of_the_right_size_count_and_rate(portrait: Vivant):
     assert frames_hash(read_clip("a.apng")[0]) == recipe["frames_hash"] == recipe["frames_hashes"][0]
     assert "Filming: 9 frames of 80 x 48, 2 steps, seed 7." in ran.err
     assert "float32: as asked" in ran.err
+
+
+def test_film_is_encoded_while_it_is_decoded(portrait: Vivant, monkeypatch: pytest.MonkeyPatch):
+    order: list[str] = []
+    real = ClipWriter.write
+    monkeypatch.setattr(ClipWriter, "write", lambda self, frames: order.append("written") or real(self, frames))
+    _decoding(monkeypatch, lambda part: order.append("decoded") or part)
+    ran = portrait("--frames", "17", "--num-videos", "2", output="a.apng")
+    assert ran.code == Code.OK, ran.err
+    assert order == ["decoded", "written"] * 4
+    for k in range(2):
+        recipe = read_recipe(f"a-{k}.apng")
+        assert frames_hash(read_clip(f"a-{k}.apng")[0]) == recipe["frames_hash"] == recipe["frames_hashes"][k]
+
+
+def test_a_file_that_cannot_be_written_does_not_keep_another_from_it(portrait: Vivant, monkeypatch: pytest.MonkeyPatch):
+    real = ClipWriter.write
+
+    def write(self: ClipWriter, frames: Any) -> None:
+        if self._suffix == ".mp4":
+            raise vivant.OutputError("E-OUTPUT-WRITE", "The disk is full.")
+        real(self, frames)
+
+    monkeypatch.setattr(ClipWriter, "write", write)
+    ran = portrait("--json", "-o", "a.gif")
+    assert ran.code == Code.OUTPUT
+    assert [shown.get("error", {}).get("code") for shown in ran.json["outputs"]] == ["E-OUTPUT-WRITE", None]
+    assert sorted(os.listdir()) == ["a.gif", "a.gif.json", *HELD]
 
 
 def test_json_is_one_object_and_nothing_else(portrait: Vivant, faces: Path):
@@ -74,10 +102,10 @@ def test_a_model_from_the_hub_cache(portrait: Vivant, faces: Path):
     assert read_recipe("a.gif")["models"]["model"] == {"hub": CONSISID_ID, "revision": tiny_repo.COMMIT}
 
 
-def test_another_size_is_made_enlarged_and_with_a_warning(portrait: Vivant):
+def test_another_size_is_made_enlarged_and_with_a_note(portrait: Vivant):
     ran = portrait("--json", "--size", "64x32", "--frames", "5", "--enlarge", "2", output="a.webp")
     assert ran.code == Code.OK, ran.out
-    assert [text for text in ran.json["warnings"] if "W-OFF-SIZE" in text]
+    assert [text for text in ran.json["report"]["notes"] if "W-OFF-SIZE" in text]  # warned once, noted every time
     found = probe("a.webp")
     assert (found.width, found.height, found.num_frames) == (128, 64, 5)
     assert (ran.json["width"], ran.json["height"]) == (64, 32)

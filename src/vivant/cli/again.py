@@ -12,7 +12,7 @@ from vivant.api.result import Result
 from vivant.cli import filming, making
 from vivant.cli.recipes import Made, Origin
 from vivant.cli.screen import Code, Screen, clean
-from vivant.cli.writing import finish, write
+from vivant.cli.writing import finish, saving, write
 from vivant.errors import InputError, LoadError
 from vivant.pocket import FOLDER
 
@@ -123,7 +123,7 @@ def check_weights(now: Mapping[str, str], made: Made) -> None:
 
 def compare(screen: Screen, asked: Asked, made: Made, result: Result) -> None:
     """Write the clip that was made again, and say whether it is the same; exit code 5 if not."""
-    shown = write(screen, result, {made.clip: asked.outputs}, asked.overwrite, made.enlarged)
+    shown = write(screen, result, {made.clip: asked.outputs}, saving(result, asked.overwrite, made.enlarged))
     same = result.recipe["frames_hashes"][made.clip] == made.hashes[made.clip]
     finish(screen, result, shown, {"same": same})
     if same:

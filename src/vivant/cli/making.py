@@ -11,7 +11,7 @@ from vivant import pocket
 from vivant.api.animator import Animator
 from vivant.api.result import Result
 from vivant.cli.screen import Screen, stoppable
-from vivant.cli.writing import DTYPES, check_targets, finish, numbered, without_bars, write
+from vivant.cli.writing import DTYPES, check_targets, finish, numbered, saving, without_bars, write
 from vivant.errors import InputError
 from vivant.freeinit import FreeInit
 from vivant.media.frames import check_enlarge
@@ -132,7 +132,7 @@ def animate(
         animator = loading.load(screen)
         fields = decided.fields()
         result = run(screen, animator, [still], fields, stopped)
-    shown = write(screen, result, dict(enumerate(targets)), overwrite, enlarge)
+    shown = write(screen, result, dict(enumerate(targets)), saving(result, overwrite, enlarge))
     finish(screen, result, shown)
 
 

@@ -1,7 +1,7 @@
 """What commands that make clips have in common: where they write, how they say so, how models are loaded."""
 
 import os
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import product
 from os import PathLike
@@ -77,7 +77,7 @@ def check_targets(
 
 
 def write(
-    screen: Screen, result: Result, targets: Mapping[int, Sequence[str]], overwrite: bool, enlarge: int = 1
+    screen: Screen, result: Result, targets: Mapping[int, Sequence[str]], save: Callable[[str, int], object]
 ) -> list[dict[str, Any]]:
     """Write clips under their names. A clip that cannot be written does not keep the others from it.
 
@@ -85,8 +85,7 @@ def write(
         screen: where to say so.
         result: holds the clips.
         targets: index of a clip to its names.
-        overwrite: replace files.
-        enlarge: see `Result.save`.
+        save: writes a clip, given a name and its index.
 
     Returns:
         For every file its path and hash, or its error.
@@ -97,7 +96,7 @@ def write(
         for clip, paths in targets.items():
             for path in paths:
                 try:
-                    result.save(path, clip=clip, overwrite=overwrite, enlarge=enlarge)
+                    save(path, clip)
                 except VivantError as error:
                     failed = failed or error
                     shown.append({"path": path, "clip": clip, "error": error_json(error)})
@@ -108,6 +107,11 @@ def write(
         screen.failed(failed, {"outputs": shown, **as_json(screen, result)})
         raise typer.Exit(code_of(failed))
     return shown
+
+
+def saving(result: Result, overwrite: bool, enlarge: int = 1) -> Callable[[str, int], object]:
+    """Writes clips of a result, see `Result.save`."""
+    return lambda path, clip: result.save(path, clip=clip, overwrite=overwrite, enlarge=enlarge)
 
 
 def finish(screen: Screen, result: Result, shown: Sequence[Mapping[str, Any]], more: Mapping[str, Any] = {}) -> None:
