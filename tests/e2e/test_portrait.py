@@ -5,6 +5,7 @@ import inspect
 import json
 import os
 import re
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -217,7 +218,12 @@ def test_nan_is_not_written(portrait: Vivant, monkeypatch: pytest.MonkeyPatch):
     assert sorted(os.listdir()) == HELD
 
 
-def test_a_fault_while_decoding_leaves_nothing(portrait: Vivant, monkeypatch: pytest.MonkeyPatch):
+def test_a_fault_while_decoding_leaves_nothing(
+    portrait: Vivant, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+):
+    scratch = tmp_path_factory.mktemp("scratch")
+    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
+
     def half(part: torch.Tensor) -> torch.Tensor:
         if half.done:  # pyright: ignore[reportFunctionMemberAccess]
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 10 bytes")
@@ -229,6 +235,7 @@ def test_a_fault_while_decoding_leaves_nothing(portrait: Vivant, monkeypatch: py
     ran = portrait("--json", "-o", "a.gif", "--num-videos", "2")
     assert (ran.code, ran.json["error"]["code"]) == (Code.UNEXPECTED, "E-MEMORY")
     assert sorted(os.listdir()) == HELD
+    assert list(scratch.iterdir()) == []
 
 
 # ------------------------------------------------------------------------------------------------------------ refused
