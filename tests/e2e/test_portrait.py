@@ -139,7 +139,7 @@ EVERY = {
 }
 NOT_OF_THE_REQUEST = {
     *("photo", "identity", "output", "overwrite", "enlarge", "json", "size"),
-    *("model", "dtype", "device", "variant", "revision", "cache_dir", "offline"),
+    *("model", "dtype", "device", "variant", "revision", "cache_dir", "offline", "residency"),
 }
 
 

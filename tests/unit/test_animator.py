@@ -375,6 +375,8 @@ def test_only_clips_that_there_are_can_be_saved(result, tmp_path, clip):
         ({"dtype": "float16"}, "E-DTYPE"),
         ({"dtype": torch.int8}, "E-DTYPE"),
         ({"device": "gpu"}, "E-DEVICE"),
+        ({"residency": "gpu"}, "E-RESIDENCY"),
+        ({"residency": "layer", "compile": True}, "E-OFFLOAD-COMPILED"),
     ],
 )
 def test_what_cannot_be_loaded_so_is_refused_before_anything_is_looked_for(folder, monkeypatch, given, code):

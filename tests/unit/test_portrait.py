@@ -122,6 +122,22 @@ def test_a_recipe_repeats_its_frames(portrait, result):
         assert other.recipe["models"] == result.recipe["models"]
 
 
+@pytest.mark.parametrize("residency", ["component", "layer"])
+def test_every_residency_gives_the_same_frames(folder, result, residency):
+    thrifty = Portrait.from_pretrained(folder, dtype=torch.float32, device="cpu", residency=residency)
+    made = film(thrifty)
+    assert made.recipe["frames_hashes"] == result.recipe["frames_hashes"]
+    assert made.recipe["models"]["weights"] == result.recipe["models"]["weights"]
+    assert (made.report.residency, result.report.residency) == (residency, "resident")
+    assert made.report.attention == "torch sdpa"
+
+
+@pytest.mark.unchecked
+def test_a_residency_that_there_is_not_is_refused_before_anything_is_read(tmp_path):
+    with pytest.raises(InputError, match="E-RESIDENCY"):
+        Portrait.from_pretrained(tmp_path, residency="gpu")
+
+
 def test_a_random_seed_is_recorded(portrait):
     one, two = (film(portrait, seed=-1, num_inference_steps=1) for _ in range(2))
     seeds = [made.recipe["request"]["seed"] for made in (one, two)]

@@ -10,13 +10,14 @@ from einops import rearrange
 
 from vivant import placement
 from vivant.api.result import Progress, Result
-from vivant.api.running import Cancel, Digests, Loaded, finished, generators, noting, place, watching
+from vivant.api.running import Cancel, Digests, Loaded, finished, generators, noting, place, settle, watching
 from vivant.media.output import to_bytes
 from vivant.pia.compile import compile_unet
 from vivant.pia.config import Numerics, check_numerics
 from vivant.pia.decode import decode
 from vivant.pia.generate import schedules, timesteps
 from vivant.pipelines.pia import PIAPipeline
+from vivant.placement import Residency
 from vivant.preflight.inputs import read_stills
 from vivant.preflight.pia import SCHEDULER, Limits, Models, check_request
 from vivant.schedulers import DDIMScheduler
@@ -40,6 +41,7 @@ class Animator:
         numerics: Numerics = "original",
         dtype: torch.dtype | None = None,
         device: str | None = None,
+        residency: Residency = "resident",
         compile: bool = False,
         variant: str | None = None,
         revision: str | None = None,
@@ -57,6 +59,8 @@ class Animator:
             numerics: ``"original"``, what the weights were trained with, or ``"diffusers"``.
             dtype: data type of the weights; by default bfloat16 where the processor has it natively.
             device: where to compute; the best accelerator if not given.
+            residency: what stays there: ``"resident"`` all, ``"component"`` the network in use, ``"layer"`` one layer
+                and the next; on the CPU the rest is given back to its files. The result is the same.
             compile: compile the network; the first step takes minutes, every further one is faster.
             variant: file variant of both, such as ``"fp16"``; what lacks it is read in its plain weights, with a note.
             revision: branch, tag or commit of the base.
@@ -67,10 +71,11 @@ class Animator:
 
         Raises:
             LoadError: what is missing, unreadable or of another family; most of it before any tensor is read.
-            InputError: E-DEVICE, E-DTYPE, E-NUMERICS, and models that do not go together.
+            InputError: E-RESIDENCY, E-DEVICE, E-DTYPE, E-NUMERICS, and models that do not go together.
         """
         start = time.perf_counter()
         check_numerics(numerics)
+        placement.check_residency(residency, compile)
         device, dtype, reason = place(device, dtype)
         hub: dict[str, Any] = {"cache_dir": cache_dir, "local_files_only": local_files_only, "token": token}
         hub["variant"] = variant
@@ -80,7 +85,7 @@ class Animator:
         pipeline = PIAPipeline.from_pretrained(base, numerics=numerics, dtype=dtype, revision=revision, **hub, **parts)
         pipeline.notes += notes
         pipeline.scheduler = DDIMScheduler(**SCHEDULER)
-        pipeline.to(device)
+        settle(pipeline, device, residency)
         if compile:
             compile_unet(pipeline.unet)
         return cls(pipeline, Loaded(models.origins(), reason, time.perf_counter() - start), compile)

@@ -13,14 +13,16 @@ from torch import Tensor
 
 from vivant import placement
 from vivant.api.result import Progress, Result
-from vivant.api.running import Cancel, Digests, Loaded, finished, generators, noting, place, watching
+from vivant.api.running import Cancel, Digests, Loaded, finished, generators, noting, place, settle, watching
 from vivant.consisid.decode import decode
 from vivant.consisid.identity_file import Identities, read_people
 from vivant.errors import Cancelled
 from vivant.media.output import to_bytes
 from vivant.pipelines.consisid.pipeline_consisid import ConsisIDPipeline
+from vivant.placement import Residency
 from vivant.preflight.consisid import Model, Traits, check_film
 from vivant.preflight.inputs import read_stills
+from vivant.request import ConsisIDRequest
 
 Frames = UInt8[np.ndarray, "k h w 3"]
 OnFrames = Callable[[int, Frames], None]
@@ -41,6 +43,7 @@ class Portrait:
         *,
         dtype: torch.dtype | None = None,
         device: str | None = None,
+        residency: Residency = "resident",
         variant: str | None = None,
         revision: str | None = None,
         cache_dir: str | Path | None = None,
@@ -53,6 +56,8 @@ class Portrait:
             repo: folder or hub id of a repository of ConsisID, such as BestWishYsh/ConsisID-preview.
             dtype: data type of the weights; by default bfloat16 where the processor has it natively.
             device: where to compute; the best accelerator if not given.
+            residency: what stays there: ``"resident"`` all, ``"component"`` the network in use, ``"layer"`` one layer
+                and the next; on the CPU the rest is given back to its files. The result is the same.
             variant: file variant, such as ``"fp16"``; what lacks it is read in its plain weights, with a note.
             revision: branch, tag or commit.
             cache_dir: hub cache.
@@ -61,15 +66,16 @@ class Portrait:
 
         Raises:
             LoadError: what is missing, unreadable or of another family; most of it before any tensor is read.
-            InputError: E-DEVICE, E-DTYPE, and configurations that are not implemented.
+            InputError: E-RESIDENCY, E-DEVICE, E-DTYPE, and configurations that are not implemented.
         """
         start = time.perf_counter()
+        placement.check_residency(residency)
         device, dtype, reason = place(device, dtype)
         hub: dict[str, Any] = {"cache_dir": cache_dir, "local_files_only": local_files_only, "token": token}
         hub |= {"variant": variant, "revision": revision}
         model = Model.find(repo, **hub)
         pipeline = ConsisIDPipeline.from_pretrained(repo, dtype=dtype, **hub)
-        pipeline.to(device)
+        settle(pipeline, device, residency)
         return cls(pipeline, Loaded(model.origins(), reason, time.perf_counter() - start))
 
     def film(
@@ -133,11 +139,19 @@ class Portrait:
             seconds=seconds,
             notes=notes,
             more={"identity": {"digests": list(people.digests)}},
+            attention=self._attention(latents, request),
         )
 
     def weights(self) -> dict[str, str]:
         """Content hashes of the networks; each is hashed once, at the first call that needs it."""
         return self._digests.of(self.pipeline, ("transformer", "vae", "text_encoder"))
+
+    def _attention(self, latents: Tensor, request: ConsisIDRequest) -> str:
+        """The kernel that a step of this run computed attention by."""
+        batch, num_frames, _, height, width = latents.shape
+        config = self.pipeline.transformer.settings
+        num_tokens = request.max_sequence_length + num_frames * height * width // config.patch_size**2
+        return self.pipeline.transformer.attention_kernel(2 * batch if request.needs_negative else batch, num_tokens)
 
     @property
     def _traits(self) -> Traits:

@@ -14,6 +14,7 @@ from vivant.errors import InputError, OutputError
 from vivant.media.checks import Finding, check_clip
 from vivant.media.frames import enlarged
 from vivant.media.video import write_clip
+from vivant.placement import Residency
 
 
 @dataclass(frozen=True)
@@ -48,17 +49,21 @@ class Report:
         seconds: duration of the stages ``load``, ``denoise`` (text and picture included) and ``decode``.
         peak_memory: most bytes that the process (or the accelerator) held so far; None where it cannot be asked.
         device: where it ran.
+        residency: what of the models stayed in memory, see `vivant.placement.MemoryPolicy`.
         dtype: data type of the weights, and why it was chosen.
         notes: what was fallen back to, left out or ignored.
         findings: what is wrong with the clips; empty is good.
+        attention: name of the kernel among the tokens of a video (`vivant.attention.KERNELS`); of `Portrait` only.
     """
 
     seconds: dict[str, float]
     peak_memory: int | None
     device: str
+    residency: Residency
     dtype: str
     notes: tuple[str, ...] = ()
     findings: tuple[Finding, ...] = ()
+    attention: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """As a JSON object."""

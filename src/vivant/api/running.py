@@ -24,6 +24,7 @@ from vivant.media.still import Still
 from vivant.pipelines.base import DiffusionPipeline
 from vivant.pipelines.consisid.pipeline_consisid import ConsisIDPipeline
 from vivant.pipelines.pia import PIAPipeline
+from vivant.placement import Residency
 from vivant.request import ConsisIDRequest, PIARequest
 
 Cancel = Callable[[], bool]
@@ -57,6 +58,17 @@ def place(device: str | None, dtype: torch.dtype | None) -> tuple[str, torch.dty
     return device, dtype, reason
 
 
+def settle(pipeline: DiffusionPipeline, device: str, residency: Residency) -> None:
+    """Put a pipeline on its device, or only what is used of it."""
+    match residency:
+        case "resident":
+            pipeline.to(device)
+        case "component":
+            pipeline.enable_model_cpu_offload(device=device)
+        case "layer":
+            pipeline.enable_sequential_cpu_offload(device=device)
+
+
 def generators(seed: int | Sequence[int]) -> Any:
     """One generator of noise, or one for each clip."""
     if isinstance(seed, int):
@@ -74,9 +86,13 @@ class Digests:
         """The hashes of components."""
         for name in names:
             part = getattr(pipeline, name)
-            known = self._known.get(name)
+            known, release = self._known.get(name), pipeline.memory.residency != "resident"
             if known is None or known[0] is not part or known[1] != part.dtype:
-                self._known[name] = part, part.dtype, weights_digest(part)
+                self._known[name] = (
+                    part,
+                    part.dtype,
+                    weights_digest(part, release),
+                )
         return {name: self._known[name][2] for name in names}
 
 
@@ -127,6 +143,7 @@ def finished(
     seconds: Mapping[str, float],
     notes: Notes,
     more: Mapping[str, Any] = {},
+    attention: str = "",
 ) -> Result:
     """The result of a run.
 
@@ -141,6 +158,7 @@ def finished(
         seconds: duration of the stages.
         notes: what was said.
         more: further fields of the recipe.
+        attention: see `Report`.
     """
     device, dtype = pipeline.memory.device, str(pipeline.dtype).removeprefix("torch.")
     seen = [stills[i // request.num_videos_per_prompt % len(stills)].image for i in range(len(clips))]
@@ -149,9 +167,11 @@ def finished(
         {"load": loaded.seconds, **seconds},
         placement.peak_memory(device),
         device,
+        pipeline.memory.residency,
         f"{dtype}: {loaded.dtype_reason}",
         tuple(dict.fromkeys([*notes.standing, *(note for s in stills for note in s.notes), *notes.said])),
         tuple(finding for clip, is_dark in zip(clips, dark, strict=True) for finding in check_clip(clip, is_dark)),
+        attention,
     )
     # What only other schedulers read is in their configurations too, and is nothing to this one.
     read = {field.name for field in fields(pipeline.scheduler.solver_class)}

@@ -37,6 +37,7 @@ class Asked:
     model: str | None
     outputs: Sequence[str]
     device: str | None
+    residency: str
     cache_dir: str | None
     offline: bool
     yes: bool

@@ -6,7 +6,19 @@ from typing import Annotated, Any
 
 from typer import Argument
 
-from vivant.cli.options import CLIP, MODELS, OUTPUT, SAMPLING, Dtype, numbers_of, option, seed_of, sides_of
+from vivant.cli.options import (
+    CLIP,
+    MODELS,
+    OUTPUT,
+    RESIDENCY,
+    SAMPLING,
+    Dtype,
+    Residency,
+    numbers_of,
+    option,
+    seed_of,
+    sides_of,
+)
 from vivant.cli.screen import reporting
 from vivant.errors import InputError
 
@@ -154,6 +166,7 @@ def animate(
     device: Annotated[
         str | None, option("--device", "cpu, cuda, cuda:1, mps, …; the best there is if not given.", MODELS)
     ] = None,
+    residency: Annotated[Residency, option("--residency", RESIDENCY, MODELS)] = Residency.resident,
     compile: Annotated[
         bool, option("--compile", "Compile the network: minutes at the start, every step faster.", MODELS)
     ] = False,
@@ -214,6 +227,7 @@ def animate(
             numerics=numerics.value,
             dtype=dtype.value,
             device=device,
+            residency=residency.value,
             compile=compile,
             variant=variant,
             revision=revision,

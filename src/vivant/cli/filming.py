@@ -28,6 +28,7 @@ class Loading:
     model: str
     dtype: str
     device: str | None
+    residency: Any
     variant: str | None
     revision: str | None
     cache_dir: str | None
@@ -51,7 +52,13 @@ class Loading:
         """What films."""
         screen.say("Loading the model.")
         with without_bars() if screen.json else nullcontext():
-            return Portrait.from_pretrained(self.model, dtype=DTYPES[self.dtype], device=self.device, **self._where())
+            return Portrait.from_pretrained(
+                self.model,
+                dtype=DTYPES[self.dtype],
+                device=self.device,
+                residency=self.residency,
+                **self._where(),
+            )
 
 
 def film(

@@ -33,6 +33,7 @@ class Loading:
     numerics: Any
     dtype: str
     device: str | None
+    residency: Any
     compile: bool
     variant: str | None
     revision: str | None
@@ -65,6 +66,7 @@ class Loading:
                 numerics=self.numerics,
                 dtype=DTYPES[self.dtype],
                 device=self.device,
+                residency=self.residency,
                 compile=self.compile,
                 **self._where(),
             )

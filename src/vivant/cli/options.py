@@ -19,6 +19,17 @@ class Dtype(StrEnum):
     float16 = "float16"
 
 
+class Residency(StrEnum):
+    """Values of --residency."""
+
+    resident = "resident"
+    component = "component"
+    layer = "layer"
+
+
+RESIDENCY = "What of the models stays in memory: all, the network in use, or one layer at a time. Same result."
+
+
 def option(flag: str, text: str, heading: str, **more: Any) -> Any:
     """An option under a heading of the help."""
     return Option(*flag.split(), help=text, rich_help_panel=heading, **more)

@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 from typer import Argument
 
-from vivant.cli.options import CLIP, MODELS, OUTPUT, SAMPLING, Dtype, option, seed_of, sides_of
+from vivant.cli.options import CLIP, MODELS, OUTPUT, RESIDENCY, SAMPLING, Dtype, Residency, option, seed_of, sides_of
 from vivant.cli.screen import reporting
 
 
@@ -82,6 +82,7 @@ def portrait(
     device: Annotated[
         str | None, option("--device", "cpu, cuda, cuda:1, mps, …; the best there is if not given.", MODELS)
     ] = None,
+    residency: Annotated[Residency, option("--residency", RESIDENCY, MODELS)] = Residency.resident,
     variant: Annotated[str | None, option("--variant", "File variant of the weights, such as fp16.", MODELS)] = None,
     revision: Annotated[str | None, option("--revision", "Branch, tag or commit of the model.", MODELS)] = None,
     cache_dir: Annotated[str | None, option("--cache-dir", "Hub cache; HF_HOME decides if not given.", MODELS)] = None,
@@ -116,6 +117,7 @@ def portrait(
             model=model,
             dtype=dtype.value,
             device=device,
+            residency=residency.value,
             variant=variant,
             revision=revision,
             cache_dir=cache_dir,

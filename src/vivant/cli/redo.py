@@ -4,6 +4,7 @@ from typing import Annotated
 
 from typer import Argument, Option
 
+from vivant.cli.options import RESIDENCY, Residency
 from vivant.cli.screen import reporting
 
 
@@ -28,6 +29,7 @@ def redo(
         list[str] | None, Option("--output", "-o", help="Where to write; FILE-redo with its suffix if not given.")
     ] = None,
     device: Annotated[str | None, Option("--device", help="Where to compute; as the recipe says if not given.")] = None,
+    residency: Annotated[Residency, Option("--residency", help=RESIDENCY)] = Residency.resident,
     cache_dir: Annotated[str | None, Option("--cache-dir", help="Hub cache; HF_HOME decides if not given.")] = None,
     offline: Annotated[bool, Option("--offline", help="Never touch the network.")] = False,
     yes: Annotated[bool, Option("--yes", "-y", help="Fetch what the recipe names without asking.")] = False,
@@ -59,6 +61,7 @@ def redo(
             model=model,
             outputs=output or [default_output(file)],
             device=device,
+            residency=residency.value,
             cache_dir=cache_dir,
             offline=offline,
             yes=yes,

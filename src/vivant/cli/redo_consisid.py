@@ -56,6 +56,7 @@ def again(screen: Screen, raw: Mapping[str, Any], asked: Asked) -> None:
         model=source_of("model", asked.model, recipe.model),
         dtype=made.dtype,
         device=asked.device or made.device,
+        residency=asked.residency,
         variant=made.variant,
         revision=None if asked.model else recipe.model.revision,
         cache_dir=asked.cache_dir,

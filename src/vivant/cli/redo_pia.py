@@ -63,6 +63,7 @@ def again(screen: Screen, raw: Mapping[str, Any], asked: Asked) -> None:
         numerics=recipe.numerics,
         dtype=made.dtype,
         device=asked.device or made.device,
+        residency=asked.residency,
         compile=recipe.compiled,
         variant=made.variant,
         revision=None if asked.base else recipe.base.revision,

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from jaxtyping import Float
+from jaxtyping import Complex, Float
 from torch import Tensor, nn
 
 from vivant.attention import Facts, attend, choose, facts_of
@@ -179,7 +179,7 @@ class Block(nn.Module):
         x: Float[Tensor, "b n c"],
         attention: Modulation,
         feed_forward: Modulation,
-        rotary: Rotary,
+        rotary: Complex[Tensor, "v p"],
         num_text: int,
     ) -> Float[Tensor, "b n c"]:
         cuts = pieces_of(x, num_text)
@@ -312,7 +312,7 @@ class ConsisIDTransformer3DModel(Model):
 
     def modulate(self, timesteps: Float[Tensor, " k"]) -> Modulations:
         """What all layers do at these timesteps: 12 vectors for each block and timestep."""
-        time = F.silu(self.time_embedding(timesteps.float()))
+        time = F.silu(self.time_embedding(timesteps))
         blocks = self._blocks()
         return Modulations(
             tuple(block.norm1.modulate(time) for block in blocks),
@@ -396,7 +396,7 @@ class ConsisIDTransformer3DModel(Model):
         encoder_hidden_states: Float[Tensor, "b m d"],
         timestep: Tensor | float | int,
         timestep_cond: None = None,
-        image_rotary_emb: tuple[Float[Tensor, "n d"], Float[Tensor, "n d"]] | None = None,
+        image_rotary_emb: tuple[Float[Tensor, "n r"], Float[Tensor, "n r"]] | None = None,
         attention_kwargs: Mapping[str, Any] | None = None,
         id_cond: Float[Tensor, "k e"] | None = None,
         id_vit_hidden: Sequence[Float[Tensor, "k p v"]] | None = None,
@@ -439,7 +439,7 @@ class ConsisIDTransformer3DModel(Model):
             cos, sin = image_rotary_emb
             places = Places(torch.complex(cos[:, ::2].float(), sin[:, ::2].float()), places.table)
         text = self.read_text(encoder_hidden_states)
-        out = self.predict(hidden_states, text, self.modulate(timesteps), places, identity)
+        out = self.predict(hidden_states, text, self.modulate(timesteps.float()), places, identity)
         return Transformer3DOutput(out) if return_dict else (out,)
 
     def _identity(self, x: Tensor, id_cond: Tensor | None, id_vit_hidden: Sequence[Tensor] | None) -> Identity:

@@ -297,13 +297,7 @@ class DiffusionPipeline:
     def _offload(self, residency: Any, gpu_id: int | None, device: str | Device | None) -> None:
         target = placement.offload_device(gpu_id, device)
         placement.check_place(target, self.dtype)
-        if residency == "layer" and any("predict" in vars(part) for part in self.components.values() if part):
-            raise InputError(
-                "E-OFFLOAD-COMPILED",
-                "A network is compiled, and single layers of a compiled network cannot be offloaded.",
-                "It holds its weights itself, as constants.",
-                "Use enable_model_cpu_offload, or a network that is not compiled.",
-            )
+        placement.check_residency(residency, any("predict" in vars(part) for part in self.components.values() if part))
         self._memory = replace(self._memory, device=target, residency=residency)
         placement.move(placement.networks(self.components.values()), "cpu")
         if Device(target).type == "cpu":

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 import torch
 from torch import nn
@@ -19,6 +19,9 @@ from vivant.placement.layers import Lending, Pages, lent
 
 M = TypeVar("M", bound=nn.Module)
 Mover = Callable[[nn.Module, str], Any]
+
+Residency = Literal["resident", "component", "layer"]
+RESIDENCIES: tuple[Residency, ...] = get_args(Residency)
 
 NATIVE_BF16 = ("avx512_bf16", "amx_bf16", "avx10_2", "bf16", "sve_bf16")
 """Instruction sets with bfloat16 arithmetic, by the names of `torch.cpu.get_capabilities` (x86, then ARM)."""
@@ -38,7 +41,7 @@ class MemoryPolicy:
 
     device: str = "cpu"
     dtype: torch.dtype = torch.float32
-    residency: Literal["resident", "component", "layer"] = "resident"
+    residency: Residency = "resident"
 
 
 @dataclass(frozen=True)
@@ -160,6 +163,19 @@ def offload_device(gpu_id: int | None, device: str | torch.device | None, facts:
 def is_slow_half(policy: MemoryPolicy) -> bool:
     """Whether the policy computes in float16 on a CPU, which is honoured, slow and less exact than bfloat16."""
     return policy.dtype == torch.float16 and torch.device(policy.device).type == "cpu"
+
+
+def check_residency(residency: object, compiled: bool = False) -> None:
+    """Refuse what is no residency (E-RESIDENCY), and layers of a compiled network (E-OFFLOAD-COMPILED)."""
+    if residency not in RESIDENCIES:
+        raise InputError("E-RESIDENCY", f"residency is {residency!r}.", "", f"Give one of {', '.join(RESIDENCIES)}.")
+    if residency == "layer" and compiled:
+        raise InputError(
+            "E-OFFLOAD-COMPILED",
+            "A network is compiled, and single layers of a compiled network cannot be offloaded.",
+            "It holds its weights itself, as constants.",
+            "Offload whole components, or do not compile.",
+        )
 
 
 def moves(policy: MemoryPolicy) -> bool:

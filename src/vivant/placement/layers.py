@@ -10,7 +10,7 @@ copies on an accelerator.
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from vivant.placement import pages
 Unit = tuple[nn.Module, ...]
 
 
+@runtime_checkable
 class Store(Protocol):
     """Where units lie while they are not used."""
 
