@@ -286,11 +286,11 @@ def test_a_failed_folder_leaves_the_old_one(tmp_path, monkeypatch):
     folder = write_clip(clip(2), f"{tmp_path}/frames/", 8)
     before = (folder / "frame_00001.png").read_bytes()
 
-    def fail(clip, path, text):
-        (path / "frame_00000.png").write_bytes(b"half")
+    def fail(self, clip):
+        self._page(0).write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(encode, "png_sequence", fail)
+    monkeypatch.setattr(encode.Pages, "add", fail)
     assert code_of(OutputError, write_clip, clip(5), folder, 8, overwrite=True) == "E-OUTPUT-WRITE"
     assert left_in(tmp_path) == {"frames"}
     assert (folder / "frame_00001.png").read_bytes() == before

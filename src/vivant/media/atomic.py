@@ -17,7 +17,7 @@ def check_target(path: Path, *, overwrite: bool) -> None:
         OutputError: E-OUTPUT-EXISTS, E-OUTPUT-FOLDER when the folder is missing or not a folder, or E-OUTPUT-WRITE
             for a name that the system cannot hold.
     """
-    with _naming(path):
+    with naming(path):
         if not path.parent.is_dir():
             raise OutputError("E-OUTPUT-FOLDER", f"There is no folder {path.parent}.", "", "Create it first.")
         if path.is_dir():
@@ -38,7 +38,7 @@ def replacing(path: Path, *, overwrite: bool) -> Generator[Path, None, None]:
     path = Path(os.path.realpath(path))  # a link is written through, not replaced
     check_target(path, overwrite=overwrite)
     temporary = _beside(path, path.suffix)
-    with _naming(path):
+    with naming(path):
         try:
             yield temporary
             check_target(path, overwrite=overwrite)  # another process may have been faster
@@ -58,7 +58,7 @@ def replacing_folder(path: Path, *, overwrite: bool, ours: str) -> Generator[Pat
     path = Path(os.path.realpath(path))
     check_folder(path, overwrite=overwrite, ours=ours)
     temporary, old = _beside(path), _beside(path)
-    with _naming(path):
+    with naming(path):
         try:
             temporary.mkdir()
             yield temporary
@@ -79,7 +79,7 @@ def replacing_folder(path: Path, *, overwrite: bool, ours: str) -> Generator[Pat
 
 def check_folder(path: Path, *, overwrite: bool, ours: str) -> None:
     """Refuse a folder that cannot be created or that holds anything but an earlier clip of ours."""
-    with _naming(path):
+    with naming(path):
         if not path.exists():
             return check_target(path, overwrite=overwrite)
         if not path.is_dir():
@@ -102,7 +102,7 @@ def _beside(path: Path, suffix: str = "") -> Path:
 
 
 @contextlib.contextmanager
-def _naming(path: Path) -> Generator[None, None, None]:
+def naming(path: Path) -> Generator[None, None, None]:
     """What the system refuses, as an error that names the path."""
     try:
         yield

@@ -1,4 +1,4 @@
-"""One function for each file format: frames in, a file at the given path out. `video.write_clip` chooses."""
+"""A function or class for each file format: frames in, a file at the given path out; `encoder` chooses."""
 
 import contextlib
 import io
@@ -117,13 +117,62 @@ def contact_sheet(clip: Clip, path: Path, text: str | None) -> None:
     path.write_bytes(data if text is None else container.add_png_text(data, text))
 
 
-def png_sequence(clip: Clip, folder: Path, text: str | None) -> None:
-    """A lossless PNG for each frame, numbered from 0, in an existing folder; the text goes into the first."""
-    for i, frame in enumerate(clip):
-        data = _still_bytes(frame, "PNG")
-        if i == 0 and text is not None:
-            data = container.add_png_text(data, text)
-        (folder / _NAME.format(i)).write_bytes(data)
+class Gathered:
+    """Formats that look at all frames at once, for a palette or a sheet, or that are quickly made: one at the end."""
+
+    def __init__(self, suffix: str, path: Path, fps: Fraction, quality: int | float | None):
+        self._suffix, self._path, self._fps, self._quality = suffix, path, fps, quality
+        self._parts: list[Clip] = []
+        self.encoded = 0
+
+    def add(self, clip: Clip) -> None:
+        """Keep the next frames."""
+        self._parts.append(clip)
+
+    def finish(self, text: str | None) -> None:
+        """Encode all frames."""
+        clip = self._parts[0] if len(self._parts) == 1 else np.concatenate(self._parts)
+        match self._suffix:
+            case ".gif":
+                gif(clip, self._path, self._fps, text)
+            case ".webp":
+                webp(clip, self._path, self._fps, text, self._quality)
+            case ".apng":
+                apng(clip, self._path, self._fps, text)
+            case _:
+                contact_sheet(clip, self._path, text)
+        self.encoded = len(clip)
+
+    def close(self) -> None:
+        """Drop the frames."""
+        self._parts.clear()
+
+
+class Pages:
+    """A lossless PNG for each frame, numbered from 0, in a folder that may exist; the text goes into the first."""
+
+    def __init__(self, folder: Path):
+        self._folder = folder
+        self.encoded = 0
+        folder.mkdir(exist_ok=True)
+
+    def add(self, clip: Clip) -> None:
+        """Write the next frames."""
+        for frame in clip:
+            self._page(self.encoded).write_bytes(_still_bytes(frame, "PNG"))
+            self.encoded += 1
+
+    def finish(self, text: str | None) -> None:
+        """Put the text in its place."""
+        if text is not None:
+            first = self._page(0)
+            first.write_bytes(container.add_png_text(first.read_bytes(), text))
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+    def _page(self, i: int) -> Path:
+        return self._folder / _NAME.format(i)
 
 
 class Film:
@@ -177,6 +226,19 @@ class Film:
         if self._form.bitrate is not None:
             context.bit_rate = self._form.bitrate
         return stream
+
+
+# Each takes the frames of a clip part by part, `encoded` of them so far; `close` comes last, also after a failure.
+Encoder = Film | Pages | Gathered
+
+
+def encoder(suffix: str, path: Path, fps: Fraction, quality: int | float | None, bitrate: int | None) -> Encoder:
+    """What writes the format of this suffix, which is empty for a folder of PNG files."""
+    if suffix == "":
+        return Pages(path)
+    if suffix in (".mp4", ".webm"):
+        return Film(path, fps, film_format(suffix, quality, bitrate))
+    return Gathered(suffix, path, fps, quality)
 
 
 def warn_of_padding(clip: Clip) -> None:

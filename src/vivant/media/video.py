@@ -11,17 +11,16 @@ import shutil
 from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack, closing, nullcontext
+from fractions import Fraction
 from os import PathLike
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Self
 
-import numpy as np
-
 from vivant.errors import InputError, LoadError, OutputError
 from vivant.media import encode
-from vivant.media.atomic import check_folder, check_target, replacing, replacing_folder
+from vivant.media.atomic import check_folder, check_target, naming, replacing, replacing_folder
 from vivant.media.decode import ClipInfo, probe, read_clip
 from vivant.media.frames import Frames, Rate, as_frames, as_rate, check_enlarge, enlarged, frames_hash
 from vivant.media.recipe import decode_recipe, encode_recipe, sidecar_of
@@ -70,25 +69,9 @@ def write_clip(
     clip = as_frames(frames)
 
     def fill(place: Path, text: str | None) -> None:
-        match suffix:
-            case "":
-                encode.png_sequence(clip, place, text)
-            case ".gif":
-                encode.gif(clip, place, rate, text)
-            case ".webp":
-                encode.webp(clip, place, rate, text, quality)
-            case ".apng":
-                encode.apng(clip, place, rate, text)
-            case ".png":
-                encode.contact_sheet(clip, place, text)
-            case _:
-                encode.warn_of_padding(clip)
-                film = encode.Film(place, rate, encode.film_format(suffix, quality, bitrate))
-                try:
-                    film.add(clip)
-                    film.finish(text)
-                finally:
-                    film.close()
+        with closing(_encoder(suffix, place, rate, clip, quality, bitrate)) as encoder:
+            encoder.add(clip)
+            encoder.finish(text)
 
     return _put(target, suffix, recipe, overwrite, sidecar, fill)
 
@@ -122,106 +105,150 @@ def _put(
     return target
 
 
+def _encoder(
+    suffix: str, place: Path, rate: Fraction, clip: encode.Clip, quality: int | float | None, bitrate: int | None
+) -> encode.Encoder:
+    """What encodes a clip that begins with these frames; of odd sides that will be padded it is said here."""
+    if suffix in _FILM:
+        encode.warn_of_padding(clip)
+    return encode.encoder(suffix, place, rate, quality, bitrate)
+
+
 class ClipWriter:
-    """Writes a clip while its frames are still being made: film is encoded by a thread as they come.
+    """Writes a clip while its frames are still being made: a thread encodes them as they come.
 
     A context manager. What is known last, the recipe, is given to `finish`; leaving the block without it leaves nothing
-    behind, and what was at the path as it was. Formats that look at all frames at once (palettes, sheets) and folders
-    gather them and are written by `finish`.
+    behind, and what was at the path as it was. Film and the files of a folder are encoded at once; gif, webp, apng and
+    contact sheets keep their frames and are encoded by `finish`. The clip is the one that `write_clip` makes of all
+    frames.
     """
 
     AHEAD = 4
     """Parts that may wait for the thread; `write` waits when there are more."""
 
-    def __init__(self, path: str | PathLike[str], fps: Rate, *, overwrite: bool = False, enlarge: int = 1):
+    def __init__(
+        self,
+        path: str | PathLike[str],
+        fps: Rate,
+        *,
+        quality: int | float | None = None,
+        bitrate: int | None = None,
+        overwrite: bool = False,
+        sidecar: bool = True,
+        enlarge: int = 1,
+    ):
         """
         Args:
             path: as for `write_clip`; refused here if it could not be written.
             fps: frames a second.
+            quality: as for `write_clip`.
+            bitrate: as for `write_clip`.
             overwrite: replace a clip that exists.
+            sidecar: also write the recipe beside the clip.
             enlarge: make every side that many times as long.
 
         Raises:
-            InputError, OutputError: as `check_output`, and E-ENLARGE.
+            InputError, OutputError: as `check_output`, E-OUTPUT-QUALITY, and E-ENLARGE.
         """
         check_enlarge(enlarge)
-        check_output(path, overwrite=overwrite, fps=fps)
+        check_output(path, overwrite=overwrite, fps=fps, sidecar=sidecar)
         self._target, self._suffix = _target(path)
-        self._rate, self._overwrite, self._enlarge = as_rate(fps), overwrite, enlarge
+        _check_quality(self._suffix, quality, bitrate)
+        self._rate, self._quality, self._bitrate = as_rate(fps), quality, bitrate
+        self._overwrite, self._sidecar, self._enlarge = overwrite, sidecar, enlarge
+        self._is_open = False
         self._shape: tuple[int, ...] | None = None
-        self._parts: list[np.ndarray] = []
-        self._film: encode.Film | None = None
+        self._encoder: encode.Encoder | None = None
         self._waiting: deque[Future[None]] = deque()
 
     def __enter__(self) -> Self:
         self._stack = ExitStack()
-        if self._suffix in _FILM:
-            self._folder = Path(self._stack.enter_context(TemporaryDirectory(prefix="vivant-")))
-            self._thread = self._stack.enter_context(ThreadPoolExecutor(max_workers=1))
+        with naming(self._target):
+            folder = self._stack.enter_context(TemporaryDirectory(prefix="vivant-"))
+        self._scratch = Path(folder) / f"clip{self._suffix}"
+        self._thread = self._stack.enter_context(ThreadPoolExecutor(max_workers=1))
+        self._is_open = True
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._is_open = False
         for part in self._waiting:
             part.cancel()
         with self._stack:
-            if self._film is not None:
-                self._thread.shutdown(wait=True)
-                self._film.close()
+            self._thread.shutdown(wait=True)
+            if self._encoder is not None:
+                self._encoder.close()
 
     @property
     def encoded(self) -> int:
         """Frames that are encoded already."""
-        return self._film.encoded if self._film is not None else 0
+        return self._encoder.encoded if self._encoder is not None else 0
 
     def write(self, frames: Frames) -> None:
-        """Hand over the next frames.
+        """Hand over the next frames. They are copied, so that the array may be filled anew.
 
         Raises:
-            InputError: E-FRAMES-… for what is no clip, or of another size than the frames before.
-            OutputError: what the encoder refused of earlier frames.
+            InputError: E-FRAMES-… for what is no clip, or of another size than the frames before; E-OUTPUT-CLOSED.
+            OutputError: what the encoder refused of earlier frames. It is raised again by every later call, since the
+                clip lacks them.
         """
+        self._check_open()
         clip = enlarged(as_frames(frames), self._enlarge)
+        if clip is frames:
+            clip = clip.copy()
         shape = self._shape or clip.shape[1:]
         if clip.shape[1:] != shape:
             found = f"{clip.shape[2]} x {clip.shape[1]} after {shape[1]} x {shape[0]}"
             raise InputError("E-FRAMES-SHAPE", f"The frames of the clip have different sizes: {found}.")
-        if self._suffix not in _FILM:
-            self._shape = shape
-            self._parts.append(clip)
-            return
-        if self._film is None:
-            encode.warn_of_padding(clip)
-            place = self._folder / f"clip{self._suffix}"
-            self._film = encode.Film(place, self._rate, encode.film_format(self._suffix))
+        self._settle(self.AHEAD - 1)
+        if self._encoder is None:
+            with naming(self._target):
+                self._encoder = _encoder(self._suffix, self._scratch, self._rate, clip, self._quality, self._bitrate)
         self._shape = shape
-        self._waiting.append(self._thread.submit(self._film.add, clip))
-        while len(self._waiting) > self.AHEAD:
-            self._waiting.popleft().result()
+        self._waiting.append(self._thread.submit(self._encoder.add, clip))
 
     def finish(self, recipe: Mapping[str, Any] | None = None) -> Path:
         """Complete the file.
 
         Args:
-            recipe: a JSON object, kept inside the file and beside it.
+            recipe: a JSON object, kept inside the file and, unless `sidecar` is False, beside it.
 
         Raises:
-            InputError: E-FRAMES-EMPTY if nothing was written, E-RECIPE-VALUE, -SIZE.
-            OutputError: as `write_clip`.
+            InputError: E-FRAMES-EMPTY if nothing was written, E-RECIPE-VALUE, -SIZE, E-OUTPUT-SIZE, -CLOSED.
+            OutputError: as `write_clip` and `write`.
         """
-        if self._film is None:
-            whole = np.concatenate(self._parts) if self._parts else np.empty((0, 0, 0, 3), np.uint8)
-            # Spelled with a slash, a folder that does not exist yet is known for one.
-            path = f"{self._target}/" if self._suffix == "" else self._target
-            return write_clip(whole, path, self._rate, recipe=recipe, overwrite=self._overwrite)
-        while self._waiting:
-            self._waiting.popleft().result()
-        film, folder = self._film, self._folder
+        self._check_open()
+        encoder, scratch = self._encoder, self._scratch
+        if encoder is None:
+            raise InputError("E-FRAMES-EMPTY", "The clip has no frames.")
+        self._settle(0)
 
         def fill(place: Path, text: str | None) -> None:
-            film.finish(text)
-            shutil.copyfile(folder / f"clip{self._suffix}", place)
+            self._is_open = False  # an encoder ends once; what is refused before, such as the recipe, may be tried anew
+            encoder.finish(text)
+            if self._suffix == "":
+                for page in scratch.iterdir():
+                    shutil.copyfile(page, place / page.name)
+            else:
+                shutil.copyfile(scratch, place)
 
-        return _put(self._target, self._suffix, recipe, self._overwrite, True, fill)
+        return _put(self._target, self._suffix, recipe, self._overwrite, self._sidecar, fill)
+
+    def _check_open(self) -> None:
+        if not self._is_open:
+            raise InputError(
+                "E-OUTPUT-CLOSED",
+                f"The writer of {self._target.name} takes nothing now.",
+                "It does so inside its with block, until finish.",
+                "Use a new one for another clip.",
+            )
+
+    def _settle(self, most: int) -> None:
+        """Wait until at most so many parts wait. One that failed stays the first in line, to be told of again."""
+        while self._waiting and (len(self._waiting) > most or self._waiting[0].done()):
+            with naming(self._target):
+                self._waiting[0].result()
+            self._waiting.popleft()
 
 
 def check_output(
