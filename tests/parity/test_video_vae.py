@@ -1,6 +1,7 @@
 """AutoencoderKLCogVideoX against diffusers and against the published tensor names: layers, chunks, tiles, the whole."""
 
 import json
+from inspect import signature
 from pathlib import Path
 
 import diffusers
@@ -225,6 +226,24 @@ def test_half_precision_is_as_close_to_float32_as_the_port(kind):
         found.append([run(vae.bfloat16(), x.bfloat16()) / exact.norm() for vae in vaes])
     errors = [relative_l2(torch.cat(values), torch.cat(due)) for values in zip(*found, strict=True)]
     assert errors[0] <= 1.1 * errors[1], errors
+
+
+@torch.no_grad()
+def test_the_public_calls_are_the_port_s():
+    """Their arguments by name and place, and tuples of one when asked for."""
+    names = ("encode", "decode", "forward", "enable_tiling", "disable_tiling", "enable_slicing", "disable_slicing")
+    ours, oracle = pair()
+    for name in names:
+        mine, their = (list(signature(getattr(vae, name)).parameters) for vae in (ours, oracle))
+        assert mine == their, name
+    x, z = videos(1, h=24, w=40), latents(1, h=3, w=5)
+    for vae in (ours, oracle):
+        for call, given in ((vae.encode, x), (vae.decode, z), (vae, x)):
+            result = call(given, return_dict=False)
+            assert type(result) is tuple
+            assert len(result) == 1
+        assert vae.encode(x).latent_dist.mode().shape == z.shape
+        assert vae.decode(z)[0].shape == vae.decode(z).sample.shape == x.shape
 
 
 # ------------------------------------------------------------------------------------------- slices and tiles

@@ -3,6 +3,7 @@
 import gc
 import json
 import weakref
+from collections.abc import Iterator
 from itertools import pairwise, product
 from pathlib import Path
 
@@ -11,6 +12,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 import tiny
@@ -20,7 +23,8 @@ from vivant.errors import InputError
 from vivant.upsample import Upsample
 from vivant.vae import causal, video
 from vivant.vae.causal import CausalConv3d, Past, chunks, in_turn, layout, summed_over_time
-from vivant.vae.tiling import Grid, Tiling
+from vivant.vae.posterior import DiagonalGaussian
+from vivant.vae.tiling import Grid, Tiling, join
 from vivant.vae.video import AutoencoderKLCogVideoX, AutoencoderKLCogVideoXConfig, Pointwise, VideoTiling, spread
 
 C, H, W = 6, 3, 5
@@ -221,19 +225,33 @@ def test_decoding_takes_less_work_than_the_port_s():
 @torch.no_grad()
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_layout_is_kept(dtype):
-    """Every causal convolution gets and gives the layout of its data type, so that none copies to another."""
+    """Every layer gets and gives the layout of its data type, so that none copies to another."""
     model = vae().to(dtype)
     seen = []
     for module in model.modules():
-        if isinstance(module, CausalConv3d | torch.nn.GroupNorm):
+        if isinstance(module, CausalConv3d | torch.nn.GroupNorm | Pointwise):
             module.register_forward_hook(
                 lambda module, args, out: seen.append(
                     [t.is_contiguous(memory_format=layout(dtype)) for t in (*args, out)]
                 )
             )
-    model(tiny.noise(2, 3, 9, 48, 80).to(dtype))
-    assert len(seen) > 60
+    model(tiny.noise(2, 3, 17, 48, 80).to(dtype))
+    assert len(seen) > 200
     assert all(map(all, seen))
+
+
+def test_the_layout_follows_the_data_type():
+    assert layout(torch.float32) is layout(torch.float64) is torch.contiguous_format
+    assert layout(torch.bfloat16) is layout(torch.float16) is torch.channels_last_3d
+
+
+@torch.no_grad()
+def test_results_are_contiguous_in_half_precision_too():
+    """The network's own layout ends inside."""
+    model = vae().bfloat16()
+    z, x = latents(5).bfloat16(), tiny.noise(1, 3, 17, 24, 40).bfloat16()
+    assert all(part.is_contiguous() for part in model.decode_frames(z))
+    assert model.encode_moments(x[:, :, :9]).is_contiguous()
 
 
 @torch.no_grad()
@@ -274,7 +292,7 @@ def test_frames_come_chunk_by_chunk_and_are_those_of_the_whole(calls, f, pasts):
     parts = list(model.decode_frames(z))
     assert torch.equal(torch.cat(parts, dim=2), model.decode(z).sample)
     first = 4 * (f % 2 + 2) - 3 * (f % 2) if f > 1 else 1
-    assert [part.shape[2] for part in parts] == [first, *[8] * (len(parts) - 1)]
+    assert [part.shape[2] for part in parts] == [first, *[8] * (max(f // 2, 1) - 1)]
     assert all(part.is_contiguous() for part in parts)
     assert len(pasts) == 0
 
@@ -330,6 +348,34 @@ def test_streams_do_not_meet():
     turns = zip(model.decode_frames(a), model.decode_frames(b), strict=True)
     for whole, parts in zip(alone, zip(*turns, strict=True), strict=True):
         assert torch.equal(torch.cat(parts, dim=2), whole)
+
+
+@torch.no_grad()
+def test_slices_and_tiles_are_switched_on_and_off():
+    model = vae()
+    z, x = latents(3, b=2, h=5, w=8), tiny.noise(2, 3, 5, 40, 64)
+    shapes = seen_by(model, type(model.decoder)), seen_by(model, type(model.encoder))
+
+    def given() -> list[list[tuple[int, ...]]]:
+        """Batch, height and width of what the two halves are given."""
+        for seen in shapes:
+            seen.clear()
+        model.decode(z)
+        model.encode(x)
+        return [[(shape[0], *shape[3:]) for shape in seen] for seen in shapes]
+
+    whole = [[(2, 5, 8)], [(2, 40, 64)]]
+    assert given() == whole
+    model.enable_slicing()
+    assert given() == [[(1, 5, 8)] * 2, [(1, 40, 64)] * 2]
+    model.disable_slicing()
+    assert given() == whole
+    model.enable_tiling(24, 40, 1 / 3, 1 / 5)
+    decoded, encoded = given()
+    assert decoded == [(2, 3, 5), (2, 3, 4), (2, 3, 5), (2, 3, 4), (2, 1, 5), (2, 1, 4)]
+    assert encoded == [(b, 8 * h, 8 * w) for b, h, w in decoded]
+    model.disable_tiling()
+    assert given() == whole
 
 
 @torch.no_grad()
@@ -409,6 +455,92 @@ def test_tilings_that_make_no_tiles_are_refused(given):
         with pytest.raises(InputError, match="E-TILING"):
             model.enable_tiling(tile_overlap_factor_width=overlap)
     assert model.tiling is None
+
+
+@pytest.mark.parametrize("overlap", [0, 2])
+def test_of_joined_tiles_only_edges_stay(overlap):
+    """Of all but the one that was given last; and without an overlap not even edges."""
+    x, grid = tiny.noise(1, 2, 3, 12, 15), Grid(5, 5 - overlap)
+    rows, columns = grid.spans(12), grid.spans(15)
+    alive: list[int] = []
+
+    def tiles() -> Iterator[Tensor]:
+        given: list[StorageWeakRef] = []
+        for i, j in product(rows, columns):
+            alive.append(sum(not storage.expired() for storage in given))
+            tile = x[..., i, j].clone()
+            given.append(StorageWeakRef(tile.untyped_storage()))
+            yield tile
+            del tile
+
+    with Copied() as copied:
+        joined = join(tiles(), len(rows), len(columns), grid, grid)
+    torch.testing.assert_close(joined, x, rtol=1e-5, atol=1e-6)
+    assert max(alive) <= 1
+    given = sum(x[..., i, j].numel() for i, j in product(rows, columns))
+    edges = sum(
+        x[..., i, j][..., -overlap:].numel() + x[..., i, j][..., -overlap:, :].numel()
+        for i, j in product(rows, columns)
+        if overlap
+    )
+    assert copied.num == given + x.numel() + edges
+
+
+class Copied(TorchDispatchMode):
+    """Counts the numbers that are cloned."""
+
+    def __init__(self):
+        super().__init__()
+        self.num = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        if func is torch.ops.aten.clone.default:
+            self.num += out.numel()
+        return out
+
+
+# ------------------------------------------------------------------------------------------------------ shapes
+
+
+@torch.no_grad()
+@pytest.mark.unchecked
+def test_what_is_no_video_is_refused():
+    model = vae()
+    for shape in ((2, 3, 24, 40), (2, 4, 1, 24, 40), (2, 3, 0, 24, 40), (0, 3, 1, 24, 40), (2, 3, 1, 7, 40)):
+        for run in (model.encode, model):
+            with pytest.raises(InputError, match="E-LATENTS-SHAPE"):
+                run(torch.zeros(shape))
+    for shape in ((2, C, 3, 5), (2, 3, 1, 3, 5), (2, C, 0, 3, 5), (0, C, 1, 3, 5), (2, C, 1, 0, 5)):
+        for run in (model.decode, lambda z: next(model.decode_frames(z))):
+            with pytest.raises(InputError, match="E-LATENTS-SHAPE"):
+                run(torch.zeros(shape))
+
+
+@torch.no_grad()
+def test_a_still_with_half_the_channels_is_not_taken_twice():
+    """As in half precision the layer does with all of them."""
+    layer = tiny.fill(CausalConv3d(6, 7))
+    for dtype in (torch.float32, torch.bfloat16):
+        with pytest.raises(RuntimeError, match="channels"):
+            layer.to(dtype)(tiny.noise(2, 3, 1, 6, 10).to(dtype))
+
+
+# --------------------------------------------------------------------------------------------------- posterior
+
+
+def test_the_log_variance_is_clamped():
+    values = torch.tensor([-1e4, -31.0, -30.0, -29.0, 0.0, 19.0, 20.0, 21.0, 1e4])
+    posterior = DiagonalGaussian(torch.stack([tiny.noise(9), values])[None, :, None, None])
+    assert posterior.logvar.flatten().tolist() == [-30, -30, -30, -29, 0, 19, 20, 20, 20]
+    torch.testing.assert_close(posterior.var, posterior.std**2)
+    torch.testing.assert_close(posterior.std.log() * 2, posterior.logvar)
+
+
+def test_generators_are_as_many_as_videos():
+    posterior = DiagonalGaussian(tiny.noise(3, 2 * C, 1, H, W))
+    with pytest.raises(InputError, match="E-GENERATORS"):
+        posterior.sample([torch.Generator() for _ in range(2)])
 
 
 # ------------------------------------------------------------------------------------------------------ config

@@ -55,7 +55,7 @@ class CausalConv3d(nn.Module):
         if window.shape[2] > 1:
             return self.conv(window)
         weight, still = summed_over_time(self.conv.weight), window[:, :, 0]
-        if weight.shape[1] > still.shape[1]:
+        if weight.shape[1] > self.conv.in_channels:
             still = torch.cat([still, still], dim=1)
         return F.conv2d(still, weight, self.conv.bias, padding=1).unsqueeze(2)
 

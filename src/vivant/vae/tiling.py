@@ -106,6 +106,12 @@ def ramps(extent: int) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
     return (1 - later).float(), later.float()
 
 
+def last(tile: Float[Tensor, "*shape"], extent: int, dim: int) -> Float[Tensor, "*other"]:
+    """The last entries along an axis, which may be none; all of a shorter tile."""
+    extent = min(extent, tile.shape[dim])
+    return tile.narrow(dim, tile.shape[dim] - extent, extent)
+
+
 def fade(
     before: Float[Tensor, "*shape"], after: Float[Tensor, "*other"], extent: int, dim: int
 ) -> Float[Tensor, "*other"]:
@@ -119,7 +125,7 @@ def fade(
     """
     extent = min(extent, before.shape[dim], after.shape[dim])
     falling, rising = (weight.to(after.device).reshape(-1, *[1] * (-dim - 1)) for weight in ramps(extent))
-    end = before.narrow(dim, before.shape[dim] - extent, extent)
+    end = last(before, extent, dim)
     start = after.narrow(dim, 0, extent)
     # In float32 whatever the tiles are, rounded once; float32 tiles give diffusers' values to the last bit.
     start.copy_(end * falling + start * rising)
@@ -151,8 +157,8 @@ def join(
                 fade(above[j], tile, down.overlap, dim=-2)
             if across.overlap and left is not None:
                 fade(left, tile, across.overlap, dim=-1)
-            left = tile[..., -across.overlap :].clone()
-            lower_edges.append(tile[..., -down.overlap :, :].clone())
+            left = last(tile, across.overlap, dim=-1).clone()
+            lower_edges.append(last(tile, down.overlap, dim=-2).clone())
             height = down.stride if i < num_rows - 1 else None
             width = across.stride if j < num_columns - 1 else None
             line.append(tile[..., :height, :width].clone())

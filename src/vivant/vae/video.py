@@ -305,7 +305,7 @@ def enlarged(upsampler: nn.Module, x: Float[Tensor, "b c f h w"], doubles_time: 
     The convolution does not reach along the time, so a frame is convolved once and then repeated.
     """
     b, c, f, h, w = x.shape
-    num = 2 * f - f % 2 if doubles_time and f > 1 else f
+    num = 2 * f - f % 2 if doubles_time else f
     out = torch.empty((b, c, num, 2 * h, 2 * w), dtype=x.dtype, device=x.device, memory_format=layout(x.dtype))
     for k, frames in enumerate(spread(num, f)):
         out[:, :, frames] = upsampler(x[:, :, k]).unsqueeze(2)
@@ -465,7 +465,11 @@ class AutoencoderKLCogVideoX(Model):
         Args:
             x: videos in [-1, 1]. A picture is a video of one frame. Sides that are no multiple of `factor` lose the
                 rest.
+
+        Raises:
+            InputError: E-LATENTS-SHAPE for another number of axes or channels, no frames, or sides below `factor`.
         """
+        check_sample(x, self.settings.in_channels, self.factor)
         return torch.cat([self._encode(video) for video in self._samples(x)])
 
     def _encode(self, x: Float[Tensor, "b c k i j"]) -> Float[Tensor, "b d f h w"]:
@@ -497,7 +501,11 @@ class AutoencoderKLCogVideoX(Model):
 
         Yields:
             Frames about in [-1, 1], not clipped.
+
+        Raises:
+            InputError: E-LATENTS-SHAPE for another number of axes or channels, or for none of them.
         """
+        check_sample(z, self.settings.latent_channels, 1)
         for parts in in_turn([self._decode(latents) for latents in self._samples(z)]):
             yield torch.cat(parts)
 
@@ -544,6 +552,17 @@ class AutoencoderKLCogVideoX(Model):
         """
         posterior = DiagonalGaussian(self.encode_moments(sample))
         return self.decode(posterior.sample(generator) if sample_posterior else posterior.mode(), return_dict)
+
+
+def check_sample(x: Tensor, num_channels: int, side: int) -> None:
+    """Refuse (E-LATENTS-SHAPE) what is no batch of videos with so many channels and at least such sides."""
+    if x.ndim != 5 or x.shape[1] != num_channels or 0 in x.shape or min(x.shape[3:]) < side:
+        raise InputError(
+            "E-LATENTS-SHAPE",
+            f"The sample has the shape {tuple(x.shape)}.",
+            f"It has five axes: videos, {num_channels} channels, frames, height and width, of {side} or more.",
+            "A picture is a video of one frame: picture[:, :, None].",
+        )
 
 
 def _stream(half: nn.Module, x: Float[Tensor, "b c f h w"], size: int) -> Iterator[Tensor]:
