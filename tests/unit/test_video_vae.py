@@ -24,7 +24,7 @@ from vivant.upsample import Upsample
 from vivant.vae import causal, video
 from vivant.vae.causal import CausalConv3d, Past, chunks, in_turn, layout, summed_over_time
 from vivant.vae.posterior import DiagonalGaussian
-from vivant.vae.tiling import Grid, Tiling, join
+from vivant.vae.tiling import Grid, Tiling, fade, join
 from vivant.vae.video import AutoencoderKLCogVideoX, AutoencoderKLCogVideoXConfig, Pointwise, VideoTiling, spread
 
 C, H, W = 6, 3, 5
@@ -95,6 +95,9 @@ def test_streams_run_one_after_the_other():
     assert next(results) == ("a0", "b0", "c0")
     assert order == ["a0", "a1", "a2", "b0", "b1", "b2", "c0"]
     assert list(results) == [("a1", "b1", "c1"), ("a2", "b2", "c2")]
+    for lengths in ((2, 1), (1, 2)):
+        with pytest.raises(ValueError, match=r"shorter|longer"):
+            list(in_turn([iter(range(length)) for length in lengths]))
 
 
 # ------------------------------------------------------------------------------------- what is kept in between
@@ -422,6 +425,25 @@ def test_what_a_tile_holds_is_not_cut():
     assert model.tiling is None
 
 
+def test_a_tile_shares_what_is_asked_rounded_up_to_whole_latents():
+    assert Tiling(24, 1 / 6).grid(8) == Grid(3, 2)
+    assert Tiling(40, 1 / 4).grid(8) == Grid(5, 3)
+    assert Tiling(40, 0).grid(8) == Grid(5, 5)
+    assert Grid(5, 3, 4).scaled(8) == Grid(40, 24, 4)
+    assert [Grid(5, 3).overlap, Grid(5, 3).scaled(8).overlap] == [2, 16]
+
+
+@pytest.mark.parametrize(("before", "after"), [(6, 6), (2, 6), (6, 2)])
+def test_a_tile_fades_in_over_what_both_have(before, after):
+    """From nothing of it to all of it; four entries are shared, or as many as the shorter one has."""
+    num = min(4, before, after)
+    left, right = torch.arange(before).float()[:, None], 100 + torch.arange(after).float()[:, None]
+    due = right.clone()
+    for i in range(num):
+        due[i] = (1 - i / num) * left[before - num + i] + i / num * right[i]
+    assert torch.equal(fade(left, right, 4, dim=-2), due)
+
+
 def test_fitted_tiles_are_equal():
     assert Grid(30, 25).fitted(30) == Grid(30, 30, 1)
     assert Grid(30, 25).fitted(61) == Grid(24, 19, 3)
@@ -454,6 +476,8 @@ def test_tilings_that_make_no_tiles_are_refused(given):
     for overlap in (1.0, -0.1):
         with pytest.raises(InputError, match="E-TILING"):
             model.enable_tiling(tile_overlap_factor_width=overlap)
+        with pytest.raises(InputError, match="E-TILING"):
+            Tiling(24, overlap)
     assert model.tiling is None
 
 
@@ -511,6 +535,7 @@ def test_what_is_no_video_is_refused():
         for run in (model.encode, model):
             with pytest.raises(InputError, match="E-LATENTS-SHAPE"):
                 run(torch.zeros(shape))
+    assert model.encode(torch.zeros(1, 3, 1, 8, 8)).latent_dist.mean.shape == (1, C, 1, 1, 1)
     for shape in ((2, C, 3, 5), (2, 3, 1, 3, 5), (2, C, 0, 3, 5), (0, C, 1, 3, 5), (2, C, 1, 0, 5)):
         for run in (model.decode, lambda z: next(model.decode_frames(z))):
             with pytest.raises(InputError, match="E-LATENTS-SHAPE"):
