@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils.flop_counter import FlopCounterMode
 
 import tiny
@@ -154,11 +155,50 @@ def test_windows_are_the_past_and_the_present(silu, dtype):
         past, before = Past(), x.clone()
         with torch.set_grad_enabled(gradients):
             parts = [part.detach().requires_grad_(gradients) for part in x.split((3, 4), dim=2)]
-            windows = [past.window(conv, part, silu) for part in parts]
+            windows = [
+                past.window(conv, part, [(cut, part[:, cut]) for cut in (slice(0, 2), slice(2, 5))] if silu else None)
+                for part in parts
+            ]
         ulps = 4 * torch.finfo(dtype).eps if silu else 0
         torch.testing.assert_close(windows[0], due[:, :, :5], rtol=ulps, atol=0)
         torch.testing.assert_close(windows[1], due[:, :, 3:], rtol=ulps, atol=0)
         assert torch.equal(x, before)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_large_activations_are_normalised_a_few_groups_at_a_time(monkeypatch, dtype):
+    """To the same result, and of no part is more than one alive."""
+    model, z, x = vae().to(dtype), latents(5).to(dtype), tiny.noise(1, 3, 9, 24, 40).to(dtype)
+    whole = [part.clone() for part in (model.decode_tensor(z), model.encode_moments(x))]
+    alive, norms = [], []
+    monkeypatch.setattr(causal, "NORMALISED_AT_ONCE", 1)
+    for module in model.modules():
+        if isinstance(module, causal.GroupNorm):
+            given: list[StorageWeakRef] = []
+
+            def watch(module, args, out, given=given):
+                alive.append(sum(not storage.expired() for storage in given))
+                given.append(StorageWeakRef(out.untyped_storage()))
+                norms.append(out.shape[1] * module.num_groups // module.num_channels)
+
+            module.register_forward_hook(watch)
+    parts = model.decode_tensor(z), model.encode_moments(x)
+    assert set(norms) == {1}
+    assert max(alive) == 0
+    for part, due in zip(parts, whole, strict=True):
+        torch.testing.assert_close(part, due, rtol=0, atol=(1e-5 if dtype == torch.float32 else 2e-2) * due.std())
+
+
+def test_groups_stay_whole_and_parts_are_few():
+    norm, x = causal.GroupNorm(12, 24), torch.empty(1, 24, 3, 64, 64, device="meta")
+    for limit, num in ((x.nbytes, 1), (x.nbytes - 1, 2), (x.nbytes // 3, 3), (x.nbytes // 5, 6), (1, 12)):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(causal, "NORMALISED_AT_ONCE", limit)
+            parts = norm.split(x)
+        assert len(parts) == num
+        assert [i for part in parts for i in range(24)[part]] == list(range(24))
+        assert {part.stop - part.start for part in parts} == {24 // num}
 
 
 # --------------------------------------------------------------------------------------------- work done once
@@ -230,7 +270,7 @@ def test_the_layout_is_kept(dtype):
         if isinstance(module, CausalConv3d | torch.nn.GroupNorm | Pointwise):
             module.register_forward_hook(
                 lambda module, args, out: seen.append(
-                    [t.is_contiguous(memory_format=layout(dtype)) for t in (*args, out)]
+                    [t.is_contiguous(memory_format=layout(t)) for t in (args[0], out)]
                 )
             )
     model(tiny.noise(2, 3, 17, 48, 80).to(dtype))
@@ -238,9 +278,17 @@ def test_the_layout_is_kept(dtype):
     assert all(map(all, seen))
 
 
-def test_the_layout_follows_the_data_type():
-    assert layout(torch.float32) is layout(torch.float64) is torch.contiguous_format
-    assert layout(torch.bfloat16) is layout(torch.float16) is torch.channels_last_3d
+def test_the_layout_follows_the_data_type_and_what_convolves(monkeypatch):
+    wide, half = torch.empty(1, dtype=torch.float64), torch.empty(1, dtype=torch.bfloat16)
+    for has_kernels in (True, False):
+        monkeypatch.setattr(causal, "has_kernels", lambda dtype, has_kernels=has_kernels: has_kernels)
+        assert layout(wide) is layout(wide.float()) is torch.contiguous_format
+        due = torch.channels_last_3d if has_kernels else torch.contiguous_format
+        assert layout(half) is layout(half.half()) is due
+        assert layout(half.to("meta")) is torch.channels_last_3d
+    monkeypatch.undo()
+    assert causal.has_kernels(torch.bfloat16) == torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    assert not causal.has_kernels(torch.float32)
 
 
 @torch.no_grad()

@@ -4,7 +4,8 @@ No frame sees a later one. A video is worked through a few frames at a time; bet
 the last two frames that it saw. Before the first chunk stands its first frame, repeated.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
 from typing import TypeVar
 
 import torch
@@ -14,13 +15,33 @@ from torch import Tensor, nn
 
 T = TypeVar("T")
 
+Parts = Iterable[tuple[slice, Tensor]]
+"""A tensor in parts along its channels: which ones, and these."""
+
 HISTORY = 2
 """Frames before a frame that a convolution of three taps sees."""
 
+NORMALISED_AT_ONCE = 512 * 2**20
+"""Bytes of activations beyond which groups are normalised a few at a time."""
 
-def layout(dtype: torch.dtype) -> torch.memory_format:
-    """The memory layout of activations: channels last in half precision, like `vivant.upsample.layout`."""
-    return torch.channels_last_3d if dtype.itemsize < 4 else torch.contiguous_format
+
+def layout(x: Tensor) -> torch.memory_format:
+    """The memory layout of activations: channels last in half precision, like `vivant.upsample.layout`.
+
+    Without kernels for half precision torch convolves channels first, and copies what comes in another layout.
+    """
+    is_half = x.dtype.itemsize < 4 and (x.device.type != "cpu" or has_kernels(x.dtype))
+    return torch.channels_last_3d if is_half else torch.contiguous_format
+
+
+@cache
+def has_kernels(dtype: torch.dtype) -> bool:
+    """Whether torch's library for processors convolves in this half precision on this one."""
+    question = {torch.bfloat16: "_is_mkldnn_bf16_supported", torch.float16: "_is_mkldnn_fp16_supported"}.get(dtype, "")
+    try:
+        return bool(getattr(torch.ops.mkldnn, question)())
+    except (AttributeError, RuntimeError):  # builds without oneDNN, and versions that do not offer the question
+        return False
 
 
 def chunks(num_frames: int, size: int) -> tuple[slice, ...]:
@@ -38,6 +59,27 @@ def in_turn(streams: Sequence[Iterator[T]]) -> Iterator[tuple[T, ...]]:
     """
     *first, last = streams
     yield from zip(*[list(stream) for stream in first], last, strict=True)
+
+
+class GroupNorm(nn.GroupNorm):
+    """Group normalisation, of all channels or of some whole groups."""
+
+    def forward(self, x: Float[Tensor, "b c f h w"], channels: slice = slice(None)) -> Float[Tensor, "b d f h w"]:
+        weight, bias = self.weight[channels], self.bias[channels]
+        num_groups = len(weight) * self.num_groups // self.num_channels
+        return F.group_norm(x[:, channels], num_groups, weight, bias, self.eps)
+
+    def parts(self, x: Float[Tensor, "b c f h w"]) -> Parts:
+        """`x` normalised, of large ones some groups after the other: the convolution's window takes each at once, so
+        that no second copy of all of them is ever held."""
+        yield from ((channels, self(x, channels)) for channels in self.split(x))
+
+    def split(self, x: Float[Tensor, "b c f h w"]) -> list[slice]:
+        """Channels of equally many groups, as few parts as `NORMALISED_AT_ONCE` allows."""
+        least = x.nbytes / NORMALISED_AT_ONCE
+        num = next((n for n in range(1, self.num_groups) if self.num_groups % n == 0 and n >= least), self.num_groups)
+        each = self.num_channels // num
+        return [slice(start, start + each) for start in range(0, self.num_channels, each)]
 
 
 class CausalConv3d(nn.Module):
@@ -92,31 +134,46 @@ class Past:
         return len(self._frames)
 
     def window(
-        self, conv: CausalConv3d, x: Float[Tensor, "b c f h w"], silu: bool = True
+        self, conv: CausalConv3d, x: Float[Tensor, "b c f h w"], normed: Parts | None = None
     ) -> Float[Tensor, "b c k h w"]:
-        """What `conv` is to see: `x`, with SiLU unless `silu` is False, after the frames before it."""
+        """What `conv` is to see after the frames before it: `x`, or SiLU of what it is `normed` to.
+
+        Args:
+            conv: the convolution.
+            x: frames. With `normed` only its shape counts.
+            normed: `x` normalised, its channels in order; see `GroupNorm.parts`.
+        """
         before = self._frames.pop(conv, None)
         if before is None and x.shape[2] == 1:
-            window = F.silu(x) if silu else x
+            window = x if normed is None else _activated(normed)
             ending = window.expand(-1, -1, HISTORY, -1, -1)
         else:
-            window = _joined(before, x, silu)
+            window = _joined(before, x, normed)
             ending = window[:, :, -HISTORY:]
         if not self.is_last:
             self._frames[conv] = ending.clone()  # a view would keep the whole window
         return window
 
 
+def _activated(normed: Parts) -> Float[Tensor, "b c f h w"]:
+    return torch.cat([F.silu(part) for _, part in normed], dim=1)
+
+
 def _joined(
-    before: Float[Tensor, "b c k h w"] | None, x: Float[Tensor, "b c f h w"], silu: bool
+    before: Float[Tensor, "b c k h w"] | None, x: Float[Tensor, "b c f h w"], normed: Parts | None
 ) -> Float[Tensor, "b c n h w"]:
-    """`before`, or the first frame as often, and then `x`. SiLU writes to its place at once; gradients forbid that."""
-    if torch.is_grad_enabled() and x.requires_grad:
-        x = F.silu(x) if silu else x
+    """`before`, or the first frame as often, and then the rest. SiLU writes to its place; gradients forbid that."""
+    if torch.is_grad_enabled():
+        x = x if normed is None else _activated(normed)
         return torch.cat([x[:, :, :1].expand(-1, -1, HISTORY, -1, -1) if before is None else before, x], dim=2)
     b, c, f, h, w = x.shape
-    window = torch.empty((b, c, HISTORY + f, h, w), dtype=x.dtype, device=x.device, memory_format=layout(x.dtype))
+    window = torch.empty((b, c, HISTORY + f, h, w), dtype=x.dtype, device=x.device, memory_format=layout(x))
     place = window[:, :, HISTORY:]
-    torch.ops.aten.silu.out(x, out=place) if silu else place.copy_(x)
+    if normed is None:
+        place.copy_(x)
+    else:
+        for channels, part in normed:
+            torch.ops.aten.silu.out(part, out=place[:, channels])
+            del part  # before the next one is computed
     window[:, :, :HISTORY] = place[:, :, :1] if before is None else before
     return window

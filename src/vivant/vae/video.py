@@ -20,7 +20,7 @@ from vivant.config import check_groups, only
 from vivant.errors import InputError
 from vivant.hub.model import Model
 from vivant.upsample import Upsample
-from vivant.vae.causal import CausalConv3d, Past, chunks, in_turn, layout
+from vivant.vae.causal import CausalConv3d, GroupNorm, Parts, Past, chunks, in_turn, layout
 from vivant.vae.posterior import AutoencoderKLOutput, DecoderOutput, DiagonalGaussian
 from vivant.vae.tiling import Grid, Tiling, join
 
@@ -107,16 +107,16 @@ class ResnetBlock(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, num_groups: int):
         super().__init__()
-        self.norm1 = nn.GroupNorm(num_groups, in_channels, eps=EPS)
-        self.norm2 = nn.GroupNorm(num_groups, out_channels, eps=EPS)
+        self.norm1 = GroupNorm(num_groups, in_channels, eps=EPS)
+        self.norm2 = GroupNorm(num_groups, out_channels, eps=EPS)
         self.conv1 = CausalConv3d(in_channels, out_channels)
         self.conv2 = CausalConv3d(out_channels, out_channels)
         self.conv_shortcut = _shortcut(in_channels, out_channels)
 
     def forward(self, x: Float[Tensor, "b c f h w"], past: Past) -> Float[Tensor, "b d f h w"]:
-        h = past.window(self.conv1, self.norm1(x))
+        h = past.window(self.conv1, x, self.norm1.parts(x))
         h = self.conv1(h)
-        h = past.window(self.conv2, self.norm2(h))
+        h = past.window(self.conv2, h, self.norm2.parts(h))
         h = self.conv2(h)
         return h.add_(x if self.conv_shortcut is None else self.conv_shortcut(x))
 
@@ -137,7 +137,7 @@ class Downsample(nn.Module):
             x = torch.cat([x[:, :, :first], pairs], dim=2)
         pictures = F.pad(rearrange(x, "b c f i j -> (b f) c i j"), (0, 1, 0, 1))
         x = rearrange(self.conv(pictures), "(b f) c h w -> b c f h w", b=b)
-        return x.contiguous(memory_format=layout(x.dtype))
+        return x.contiguous(memory_format=layout(x))
 
 
 class DownBlock(nn.Module):
@@ -185,15 +185,15 @@ class Encoder(nn.Module):
             for i, num in enumerate(channels)
         )
         self.mid_block = MidBlock(channels[-1], groups)
-        self.norm_out = nn.GroupNorm(groups, channels[-1], eps=EPS)
+        self.norm_out = GroupNorm(groups, channels[-1], eps=EPS)
         self.conv_out = CausalConv3d(channels[-1], 2 * config.latent_channels)
 
     def forward(self, x: Float[Tensor, "b c k i j"], past: Past) -> Float[Tensor, "b d f h w"]:
-        x = self.conv_in(past.window(self.conv_in, x, silu=False))
+        x = self.conv_in(past.window(self.conv_in, x))
         for block in self.down_blocks:
             x = block(x, past)
         x = self.mid_block(x, past)
-        x = past.window(self.conv_out, self.norm_out(x))
+        x = past.window(self.conv_out, x, self.norm_out.parts(x))
         return self.conv_out(x)
 
 
@@ -216,22 +216,27 @@ class SpatialNorm(nn.Module):
 
     def __init__(self, num_channels: int, latent_channels: int, num_groups: int):
         super().__init__()
-        self.norm_layer = nn.GroupNorm(num_groups, num_channels, eps=EPS)
+        self.norm_layer = GroupNorm(num_groups, num_channels, eps=EPS)
         self.conv_y = Pointwise(latent_channels, num_channels)
         self.conv_b = Pointwise(latent_channels, num_channels)
 
-    def forward(self, x: Float[Tensor, "b c f i j"], z: Float[Tensor, "b d k h w"]) -> Float[Tensor, "b c f i j"]:
-        """`z` is as small as the latents are: its convolutions commute with repeating pixels and frames.
+    def parts(self, x: Float[Tensor, "b c f i j"], z: Float[Tensor, "b d k h w"]) -> Parts:
+        """`x` normalised, as `GroupNorm.parts`.
 
-        Only rows of pixels are repeated in memory, so that the arithmetic has long ones; the rest is broadcast.
+        `z` is as small as the latents are: its convolutions commute with repeating pixels and frames. Only rows of
+        pixels are repeated in memory, so that the arithmetic has long ones; the rest is broadcast.
         """
         wide = (*z.shape[2:4], x.shape[4])
         scale, shift = (F.interpolate(conv(z), wide, mode="nearest") for conv in (self.conv_y, self.conv_b))
-        normed = self.norm_layer(x)
-        for k, frames in enumerate(spread(x.shape[2], z.shape[2])):
-            rows = normed[:, :, frames].unflatten(3, (z.shape[3], -1))
-            rows.mul_(scale[:, :, k : k + 1, :, None]).add_(shift[:, :, k : k + 1, :, None])
-        return normed
+
+        def guided(channels: slice) -> Tensor:
+            normed = self.norm_layer(x, channels)
+            for k, frames in enumerate(spread(x.shape[2], z.shape[2])):
+                rows = normed[:, :, frames].unflatten(3, (z.shape[3], -1))
+                rows.mul_(scale[:, channels, k : k + 1, :, None]).add_(shift[:, channels, k : k + 1, :, None])
+            return normed
+
+        yield from ((channels, guided(channels)) for channels in self.norm_layer.split(x))
 
 
 def spread(num_frames: int, num_latents: int) -> tuple[slice, ...]:
@@ -256,9 +261,9 @@ class SpatialResnetBlock(nn.Module):
     def forward(
         self, x: Float[Tensor, "b c f i j"], z: Float[Tensor, "b l k h w"], past: Past
     ) -> Float[Tensor, "b d f i j"]:
-        h = past.window(self.conv1, self.norm1(x, z))
+        h = past.window(self.conv1, x, self.norm1.parts(x, z))
         h = self.conv1(h)
-        h = past.window(self.conv2, self.norm2(h, z))
+        h = past.window(self.conv2, h, self.norm2.parts(h, z))
         h = self.conv2(h)
         return h.add_(x if self.conv_shortcut is None else self.conv_shortcut(x))
 
@@ -306,7 +311,7 @@ def enlarged(upsampler: nn.Module, x: Float[Tensor, "b c f h w"], doubles_time: 
     """
     b, c, f, h, w = x.shape
     num = 2 * f - f % 2 if doubles_time else f
-    out = torch.empty((b, c, num, 2 * h, 2 * w), dtype=x.dtype, device=x.device, memory_format=layout(x.dtype))
+    out = torch.empty((b, c, num, 2 * h, 2 * w), dtype=x.dtype, device=x.device, memory_format=layout(x))
     for k, frames in enumerate(spread(num, f)):
         out[:, :, frames] = upsampler(x[:, :, k]).unsqueeze(2)
     return out
@@ -336,11 +341,11 @@ class Decoder(nn.Module):
         self.conv_out = CausalConv3d(channels[-1], config.out_channels)
 
     def forward(self, z: Float[Tensor, "b c k h w"], past: Past) -> Float[Tensor, "b d f i j"]:
-        x = self.conv_in(past.window(self.conv_in, z, silu=False))
+        x = self.conv_in(past.window(self.conv_in, z))
         x = self.mid_block(x, z, past)
         for block in self.up_blocks:
             x = block(x, z, past)
-        x = past.window(self.conv_out, self.norm_out(x, z))
+        x = past.window(self.conv_out, x, self.norm_out.parts(x, z))
         return self.conv_out(x)
 
 
@@ -570,4 +575,4 @@ def _stream(half: nn.Module, x: Float[Tensor, "b c f h w"], size: int) -> Iterat
     past, parts = Past(), chunks(x.shape[2], size)
     for k, part in enumerate(parts):
         past.is_last = k == len(parts) - 1
-        yield half(x[:, :, part].contiguous(memory_format=layout(x.dtype)), past).contiguous()
+        yield half(x[:, :, part].contiguous(memory_format=layout(x)), past).contiguous()
