@@ -64,7 +64,7 @@ def in_turn(streams: Sequence[Iterator[T]]) -> Iterator[tuple[T, ...]]:
 class GroupNorm(nn.GroupNorm):
     """Group normalisation, of all channels or of some whole groups."""
 
-    def forward(self, x: Float[Tensor, "b c f h w"], channels: slice = slice(None)) -> Float[Tensor, "b d f h w"]:
+    def forward(self, x: Float[Tensor, "b c f h w"], channels: slice = slice(None)) -> Float[Tensor, "b d f h w"]:  # pyright: ignore[reportIncompatibleMethodOverride]
         weight, bias = self.weight[channels], self.bias[channels]
         num_groups = len(weight) * self.num_groups // self.num_channels
         return F.group_norm(x[:, channels], num_groups, weight, bias, self.eps)
