@@ -21,7 +21,7 @@ Parts = Iterable[tuple[slice, Tensor]]
 HISTORY = 2
 """Frames before a frame that a convolution of three taps sees."""
 
-NORMALISED_AT_ONCE = 512 * 2**20
+NORMALISED_AT_ONCE = 256 * 2**20
 """Bytes of activations beyond which groups are normalised a few at a time."""
 
 
