@@ -1,0 +1,1 @@
+"""Faces: from a photo to the identity that ConsisID is conditioned on, by networks that are held here."""
