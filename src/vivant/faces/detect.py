@@ -1,7 +1,6 @@
 """RetinaFace (Deng et al., arXiv 1905.00641): boxes of faces and five points in each."""
 
 from collections.abc import Mapping
-from itertools import product
 from typing import Any, NamedTuple
 
 import torch
@@ -10,6 +9,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from vivant.faces.found import Found, found
 from vivant.faces.network import Network, num_blocks
 
 STRIDES = (8, 16, 32)
@@ -17,6 +17,10 @@ ANCHORS = ((16, 32), (64, 128), (256, 512))
 """Sides of the two square anchors at each place, for each stride, in pixels."""
 VARIANCES = (0.1, 0.2)
 """What offsets of centres and logarithms of sides are multiplied by (Liu et al., arXiv 1512.02325)."""
+MEAN = (104, 117, 123)
+"""Of blue, green and red in the training pictures."""
+THRESHOLD = 0.97
+"""The score of a face, as ConsisID asks for it."""
 EXPANSION = 4
 
 
@@ -180,9 +184,22 @@ class RetinaFace(Network):
 
 
 def anchors(height: int, width: int) -> Float[Tensor, "n 4"]:
-    """Centres and sides of all anchors for a picture of so many pixels, in pixels."""
-    rows: list[Tensor] = []
+    """Centres (x, y) and sides of all anchors for a picture of so many pixels, in pixels."""
+    levels: list[Tensor] = []
     for stride, sides in zip(STRIDES, ANCHORS, strict=True):
-        places = product(range(-(-height // stride)), range(-(-width // stride)), sides)
-        rows += [torch.tensor([((j + 0.5) * stride, (i + 0.5) * stride, side, side) for i, j, side in places])]
-    return torch.cat(rows)
+        rows, columns = (torch.arange(-(-side // stride)) for side in (height, width))
+        y, x, side = torch.meshgrid(rows, columns, torch.tensor(sides), indexing="ij")
+        levels.append(torch.stack([(x + 0.5) * stride, (y + 0.5) * stride, side, side], dim=-1).reshape(-1, 4))
+    return torch.cat(levels)
+
+
+def faces_in(network: RetinaFace, photo: Float[Tensor, "3 h w"], threshold: float = THRESHOLD) -> list[Found]:
+    """The faces in a photo (RGB, 0 to 255), the surest first."""
+    x = photo.flip(0) - photo.new_tensor(MEAN)[:, None, None]
+    seen = Offsets(*(part[0].float().cpu() for part in network(x[None].to(network.device, network.dtype))))
+    places = anchors(*photo.shape[1:])
+    centers, sides = places[:, :2], places[:, 2:]
+    middle = centers + seen.boxes[:, :2] * VARIANCES[0] * sides
+    half = sides * (seen.boxes[:, 2:] * VARIANCES[1]).exp() / 2
+    points = centers[:, None] + rearrange(seen.points, "n (k two) -> n k two", two=2) * VARIANCES[0] * sides[:, None]
+    return found(torch.cat([middle - half, middle + half], dim=1), seen.scores[:, 1], points, threshold)
