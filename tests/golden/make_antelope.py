@@ -10,9 +10,9 @@ from types import SimpleNamespace
 import cv2
 import numpy as np
 import torch
-from insightface.model_zoo.arcface_onnx import ArcFaceONNX
-from insightface.model_zoo.retinaface import RetinaFace
-from onnx import TensorProto, helper, numpy_helper, save
+from insightface.model_zoo.arcface_onnx import ArcFaceONNX  # pyright: ignore[reportMissingImports]
+from insightface.model_zoo.retinaface import RetinaFace  # pyright: ignore[reportMissingImports]
+from onnx import TensorProto, helper, numpy_helper, save  # pyright: ignore[reportMissingImports]
 from safetensors.torch import save_file
 from skimage import data
 
