@@ -138,7 +138,7 @@ EVERY = {
     "fps": (["--fps", "10"], 10.0),
 }
 NOT_OF_THE_REQUEST = {
-    *("photo", "identity", "output", "overwrite", "enlarge", "json", "size"),
+    *("photo", "more_photos", "face", "save_face", "identity", "output", "overwrite", "enlarge", "json", "size"),
     *("model", "dtype", "device", "variant", "revision", "cache_dir", "offline", "residency"),
 }
 

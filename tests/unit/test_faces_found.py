@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from vivant.errors import InputError
-from vivant.faces.detect import MEAN, Offsets, RetinaFace, anchors, faces_in
+from vivant.faces.detect import MEAN, Offsets, RetinaFace, anchors
 from vivant.faces.found import Found, choose, found, overlap, same_as
 
 
@@ -49,13 +49,13 @@ def test_offsets_are_parts_of_the_anchor():
     """Centres by a tenth of its side, sides by the exponential of a fifth; as facexlib decodes them."""
     network = Said(3, [1.0, -2.0, 5.0, 0.0], [float(i) for i in range(10)])
     photo = torch.arange(3.0)[:, None, None].expand(3, 20, 40).contiguous()
-    (seen,) = faces_in(network, photo)
+    (seen,) = network.faces_in(photo)
     middle, side = torch.tensor([12 + 0.1 * 32, 4 - 0.2 * 32]), torch.tensor([32 * 2.718281828, 32.0])
     assert torch.allclose(torch.tensor(seen.box), torch.cat([middle - side / 2, middle + side / 2]))
     assert torch.allclose(seen.points, torch.tensor([12.0, 4.0]) + 0.1 * 32 * torch.arange(10.0).reshape(5, 2))
     assert seen.score == pytest.approx(0.98)
     assert network.seen[0, :, 0, 0].tolist() == [2 - MEAN[0], 1 - MEAN[1], 0 - MEAN[2]]
-    assert faces_in(network, photo, threshold=0.99) == []
+    assert network.faces_in(photo, threshold=0.99) == []
 
 
 def test_of_overlapping_boxes_the_surest_stays():

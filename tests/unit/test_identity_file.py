@@ -11,10 +11,10 @@ from torch import Tensor
 
 import tiny
 import tiny_consisid as small
-from vivant.consisid import identity_file
 from vivant.consisid.conditioning import Face
 from vivant.consisid.identity_file import People, load_identity, read_people, save_identity
 from vivant.errors import InputError, OutputError
+from vivant.faces import file as face_file
 
 
 def face(num: int = 1, dtype: torch.dtype = torch.float32) -> Face:
@@ -43,7 +43,7 @@ def written(path: Path, named: dict[str, Tensor]) -> Path:
 @pytest.fixture
 def no_tensors(monkeypatch) -> None:
     """Reading a tensor fails the test; headers may be read."""
-    real = identity_file.safe_open
+    real = face_file.safe_open
 
     class Header:
         def __init__(self, *args: Any, **options: Any):
@@ -65,7 +65,7 @@ def no_tensors(monkeypatch) -> None:
         def get_tensor(self, name: str):
             pytest.fail(f"{name} was read")
 
-    monkeypatch.setattr(identity_file, "safe_open", Header)
+    monkeypatch.setattr(face_file, "safe_open", Header)
 
 
 @pytest.mark.parametrize("with_points", [False, True])
@@ -159,7 +159,7 @@ def test_tensors_that_are_no_identity_are_refused_unread(tmp_path, no_tensors, c
 
 
 def test_many_people_are_refused_unread(tmp_path, no_tensors):
-    num = identity_file.MAX_PEOPLE + 1
+    num = face_file.MAX_PEOPLE + 1
     path = written(
         tmp_path / "crowd.safetensors", {"id_cond": torch.zeros(num, 1), "id_vit_hidden.0": torch.zeros(num, 1, 1)}
     )
@@ -212,8 +212,8 @@ def test_a_file_that_is_cut_short_is_refused(tmp_path):
 def test_the_file_of_a_model_is_refused_by_its_size(tmp_path, monkeypatch):
     path = tmp_path / "model.safetensors"
     with path.open("wb") as file:
-        file.truncate(identity_file.MAX_BYTES + 1)  # a hole: it takes no space
-    monkeypatch.setattr(identity_file, "safe_open", lambda *_, **__: pytest.fail("it was opened"))
+        file.truncate(face_file.MAX_BYTES + 1)  # a hole: it takes no space
+    monkeypatch.setattr(face_file, "safe_open", lambda *_, **__: pytest.fail("it was opened"))
     with pytest.raises(InputError, match="E-IDENTITY-SIZE"):
         load_identity(path)
 

@@ -1,8 +1,9 @@
-"""`Portrait`: one call from a face, its identity and a sentence to a video."""
+"""`Portrait`: one call from a photo of a person and a sentence to a video."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
+from os import PathLike
 from pathlib import Path
 from typing import Any, Self
 
@@ -15,9 +16,12 @@ from vivant import placement
 from vivant.api.result import Progress, Result
 from vivant.api.running import Cancel, Digests, Loaded, finished, generators, noting, place, settle, watching
 from vivant.consisid.decode import decode
-from vivant.consisid.identity_file import Identities, read_people
-from vivant.errors import Cancelled
+from vivant.consisid.identity_file import Identities, People, read_people
+from vivant.errors import Cancelled, InputError
+from vivant.faces.face import Face, average
+from vivant.faces.found import Choice
 from vivant.media.output import to_bytes
+from vivant.media.still import Still
 from vivant.pipelines.consisid.pipeline_consisid import ConsisIDPipeline
 from vivant.placement import Residency
 from vivant.preflight.consisid import Model, Traits, check_film
@@ -83,7 +87,8 @@ class Portrait:
         image: Any,
         prompt: str | Sequence[str] = "",
         *,
-        identity: Identities,
+        identity: Identities | None = None,
+        choice: Choice | None = None,
         progress: Callable[[Progress], None] | None = None,
         cancel: Cancel | None = None,
         on_frames: OnFrames | None = None,
@@ -94,10 +99,12 @@ class Portrait:
         Pictures, prompts and identities have length 1 or B; clip ``b * n + k`` is the k-th of the b-th.
 
         Args:
-            image: aligned crop of a face: path, URL, PIL picture, array or tensor, or a list of such.
+            image: a photo of the person: path, URL, PIL picture, array or tensor; or a `vivant.faces.face.Face` (see
+                `face`), or the path of the file of one; or a list of such. With `identity` the aligned crop of a face.
             prompt: what happens; the model was trained on long descriptions.
-            identity: who it is: the path of a safetensors file (see `vivant.consisid.identity_file`), a
+            identity: who it is, if that is known: the path of a safetensors file (see `vivant.faces.file`), a
                 `vivant.consisid.conditioning.Face`, or a list of such.
+            choice: which face of a photo, where there are several; the largest if not given.
             progress: called after every step.
             cancel: asked after every step and every part of the decoding; True stops the run with `Cancelled`.
             on_frames: called with the number of a clip and its next frames, as soon as they are decoded. What is
@@ -110,20 +117,19 @@ class Portrait:
             OutputError: E-OUTPUT-NAN.
             Cancelled: E-CANCELLED.
         """
-        stills, people = read_stills(image), read_people(identity)
-        request = check_film(parameters, prompt, stills, people, self._traits)
         pipeline, start = self.pipeline, time.perf_counter()
-        total = len(pipeline.scheduler.solver.schedule(request.num_inference_steps))
-        on_step = watching(total, start, pipeline.memory.device, progress, cancel)
         with noting(pipeline) as notes:
+            stills, people, parameters = self._seen(image, identity, choice, prompt, parameters)
+            request = check_film(parameters, prompt, stills, people, self._traits)
+            total = len(pipeline.scheduler.solver.schedule(request.num_inference_steps))
             latents = pipeline.denoise(
                 request,
                 [still.image for still in stills],
-                people.face,
+                None if people is None else people.face,
                 generators(request.seed),
-                on_step,
+                watching(total, start, pipeline.memory.device, progress, cancel),
                 # A file of an identity serves checkpoints that read key points, and others.
-                points=people.points if pipeline.transformer.settings.is_kps else None,
+                points=people.points if people is not None and pipeline.transformer.settings.is_kps else None,
             )
         middle = time.perf_counter()
         clips = self._decoded(latents, request.num_frames, cancel, on_frames)
@@ -138,9 +144,47 @@ class Portrait:
             models={"weights": self.weights()},
             seconds=seconds,
             notes=notes,
-            more={"identity": {"digests": list(people.digests)}},
+            more={"identity": {"digests": [] if people is None else list(people.digests)}},
             attention=self._attention(latents, request),
         )
+
+    def face(self, photos: Any, choice: Choice = "largest") -> Face:
+        """One person, from one photo or several; for any number of videos, and to save.
+
+        Args:
+            photos: path, URL, PIL picture, array or tensor, or a list of such; of several photos the identities are
+                averaged (see `vivant.faces.face.average`).
+            choice: which face of each photo, where there are several.
+
+        Raises:
+            InputError, LoadError, MissingPackage: as `ConsisIDPipeline.encode_faces`.
+        """
+        return average(self.pipeline.encode_faces(photos, choice))
+
+    def _seen(
+        self,
+        image: Any,
+        identity: Identities | None,
+        choice: Choice | None,
+        prompt: str | Sequence[str],
+        parameters: dict[str, Any],
+    ) -> tuple[list[Still], People | None, dict[str, Any]]:
+        """Pictures and people; faces are looked for in photos only when everything else is known to be right."""
+        faces = given_faces(image)
+        reads = self.pipeline.transformer.settings.is_train_face
+        if choice is not None and (faces or identity is not None or not reads):
+            raise InputError("E-FACE-CHOICE", "choice is given, and no face has to be found.", "", "Leave it out.")
+        if faces and identity is not None:
+            raise InputError("E-ARG-VALUE", "A face holds its identity, and another one is given.", "", "Give one.")
+        if identity is not None or not (faces or reads):
+            return read_stills(image), None if identity is None else read_people(identity), parameters
+        if not faces:
+            stills = read_stills(image)
+            request = check_film(parameters, prompt, stills, None, self._traits)
+            parameters = {name: value for name, value in request.fields().items() if name != "prompt"}
+            photos = [still.image for still in stills]
+            faces = self.pipeline.encode_faces(photos, "largest" if choice is None else choice)
+        return [Still(face.image, face.notes) for face in faces], read_people(faces), parameters
 
     def weights(self) -> dict[str, str]:
         """Content hashes of the networks; each is hashed once, at the first call that needs it."""
@@ -175,6 +219,24 @@ class Portrait:
                         on_frames(clip, frames)
                 clips.append(np.concatenate(held))
         return tuple(clips)
+
+
+def given_faces(image: Any) -> list[Face]:
+    """The faces that are given as such, or by the paths of their files; none for pictures.
+
+    Raises:
+        InputError: E-IDENTITY-TYPE for faces and pictures in one list, and what `Face.load` raises.
+    """
+    items: list[Any] = list(image) if isinstance(image, list | tuple) and not isinstance(image, Still) else [image]
+    are_faces = [isinstance(item, Face) or is_face_file(item) for item in items]
+    if any(are_faces) and not all(are_faces):
+        raise InputError("E-IDENTITY-TYPE", "Faces and pictures are in one list.", "", "Give one or the other.")
+    return [item if isinstance(item, Face) else Face.load(item) for item in items] if all(are_faces) else []
+
+
+def is_face_file(item: object) -> bool:
+    """Whether it is the path of a saved face."""
+    return isinstance(item, str | PathLike) and str(item).lower().endswith(".safetensors")
 
 
 def _numbered(parts: Iterator[Tensor], num_frames: int) -> Iterator[tuple[int, Frames]]:

@@ -7,7 +7,7 @@ from typer import Option
 
 from vivant.errors import InputError
 
-CLIP, SAMPLING, MODELS, OUTPUT = "Clip", "Sampling", "Models", "Output"
+PERSON, CLIP, SAMPLING, MODELS, OUTPUT = "Person", "Clip", "Sampling", "Models", "Output"
 
 
 class Dtype(StrEnum):
@@ -56,6 +56,23 @@ def sides_of(size: str | None, height: int | None, width: int | None) -> dict[st
     if len(sides) != 2 or not all(side.strip().isdecimal() and len(side) < 10 for side in sides):
         raise InputError("E-SIZE", f"--size is {size!r}.", "", "Give WIDTHxHEIGHT in pixels, such as 512x384.")
     return {"height": int(sides[1]), "width": int(sides[0])}
+
+
+def choice_of(text: str) -> str | int | tuple[float, ...]:
+    """Which face is meant, see `vivant.faces.found.Choice`."""
+    if text in ("largest", "center"):
+        return text
+    numbers = numbers_of(text, "E-FACE-CHOICE", "--face")
+    if len(numbers) == 4:
+        return tuple(numbers)
+    if len(numbers) == 1 and numbers[0] == int(numbers[0]):
+        return int(numbers[0])
+    raise InputError(
+        "E-FACE-CHOICE",
+        f"--face is {text!r}.",
+        "",
+        "Give largest, center, a number from left to right beginning at 0, or LEFT,TOP,RIGHT,BOTTOM in pixels.",
+    )
 
 
 def numbers_of(text: str, code: str, flag: str) -> list[float]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from vivant.cli.recipes import Made
 from vivant.consisid.identity_file import People, load_identity, read_people
 from vivant.errors import InputError, VivantError
+from vivant.faces.face import Face
 from vivant.media.recipe import image_digest, named
 from vivant.media.still import Still, declared_size, read_still
 
@@ -14,6 +15,7 @@ PICTURES = (
     *(".png", ".jpg", ".jpeg", ".jp2", ".webp", ".avif", ".heic", ".heif"),
     *(".gif", ".bmp", ".tif", ".tiff", ".ppm"),
 )
+FACES = (".safetensors",)
 MAX_FILES = 2000
 
 
@@ -35,7 +37,7 @@ def find_pictures(made: Made, given: Sequence[str] | None, file: Path) -> list[t
         InputError: E-REDO-IMAGE.
     """
     if given:
-        stills = [read_still(path) for path in given]
+        stills = [_read_picture(path) for path in given]
         if tuple(image_digest(still.image) for still in stills) != made.pictures:
             raise InputError(
                 "E-REDO-IMAGE",
@@ -45,9 +47,9 @@ def find_pictures(made: Made, given: Sequence[str] | None, file: Path) -> list[t
             )
         return list(zip(given, stills, strict=True))
     found: dict[str, tuple[Path, Still]] = {}
-    for path in _pictures_beside(file, made.sizes):
+    for path in (*_pictures_beside(file, made.sizes), *_beside(file, FACES)):
         try:
-            still = read_still(path)
+            still = _read_picture(path)
         except VivantError:
             continue
         digest = image_digest(still.image)
@@ -61,6 +63,11 @@ def find_pictures(made: Made, given: Sequence[str] | None, file: Path) -> list[t
         "A recipe holds only its hash, and no file beside the clip or in the current folder has it.",
         "Give it with --image.",
     )
+
+
+def _read_picture(path: str | Path) -> Still:
+    """A picture, or that of a saved face."""
+    return Still(Face.load(path).image) if str(path).lower().endswith(FACES) else read_still(path)
 
 
 def _pictures_beside(file: Path, sizes: tuple[tuple[int, int], ...]) -> Iterator[Path]:
@@ -86,12 +93,16 @@ def _beside(file: Path, suffixes: tuple[str, ...]) -> Iterator[Path]:
         yield from (path for path in islice(held, MAX_FILES) if path.suffix.lower() in suffixes and path != clip)
 
 
-def find_people(digests: tuple[str, ...], given: Sequence[str] | None, file: Path) -> tuple[list[str | Path], People]:
-    """The identities of a recipe, and where they lie.
+def find_people(
+    digests: tuple[str, ...], given: Sequence[str] | None, file: Path
+) -> tuple[list[str | Path], People | None]:
+    """The identities of a recipe, and where they lie; none for a model that reads none.
 
     Raises:
         InputError: E-REDO-IDENTITY.
     """
+    if not digests and not given:
+        return [], None
     if given:
         people = read_people(given)
         if people.digests != digests:
@@ -103,7 +114,7 @@ def find_people(digests: tuple[str, ...], given: Sequence[str] | None, file: Pat
             )
         return list(given), people
     found: dict[str, tuple[Path, People]] = {}
-    for path in _beside(file, (".safetensors",)):
+    for path in _beside(file, FACES):
         try:
             people = load_identity(path)
         except VivantError:

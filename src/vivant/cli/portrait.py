@@ -1,24 +1,31 @@
-"""`vivant portrait`: from a face, its identity and a sentence to a video."""
+"""`vivant portrait`: from a photo of a person and a sentence to a video."""
 
 from typing import Annotated, Any
 
 from typer import Argument
 
-from vivant.cli.options import CLIP, MODELS, OUTPUT, RESIDENCY, SAMPLING, Dtype, Residency, option, seed_of, sides_of
+from vivant.cli.options import (
+    CLIP,
+    MODELS,
+    OUTPUT,
+    PERSON,
+    RESIDENCY,
+    SAMPLING,
+    Dtype,
+    Residency,
+    option,
+    seed_of,
+    sides_of,
+)
 from vivant.cli.screen import reporting
 
 
 def portrait(
-    photo: Annotated[str, Argument(help="The aligned crop of the face: a path or an http(s) address.")],
-    prompt: Annotated[str, Argument(help="What happens; the model was trained on long descriptions.")],
-    identity: Annotated[
+    photo: Annotated[
         str,
-        option(
-            "--identity",
-            "The identity of the face: a safetensors file with id_cond, id_vit_hidden.0 to .4 and perhaps kps_cond.",
-            CLIP,
-        ),
+        Argument(help="A photo of the person, a path or an http(s) address; or a face that --save-face wrote."),
     ],
+    prompt: Annotated[str, Argument(help="What happens; the model was trained on long descriptions.")],
     model: Annotated[
         str,
         option("--model", "ConsisID: a folder or a hub id, such as BestWishYsh/ConsisID-preview.", MODELS),
@@ -32,6 +39,33 @@ def portrait(
             OUTPUT,
         ),
     ],
+    # The person
+    face: Annotated[
+        str | None,
+        option(
+            "--face",
+            "Which face of the photo: largest, center, a number from left to right (0, 1, …), or "
+            "LEFT,TOP,RIGHT,BOTTOM in pixels.",
+            PERSON,
+        ),
+    ] = None,
+    more_photos: Annotated[
+        list[str] | None,
+        option("--photo", "Another photo of the same person; the identities are averaged. Several times.", PERSON),
+    ] = None,
+    identity: Annotated[
+        str | None,
+        option(
+            "--identity",
+            "The identity, if it is known: a safetensors file with id_cond, id_vit_hidden.0 to .4 and perhaps "
+            "kps_cond. The photo is then the aligned crop of the face.",
+            PERSON,
+        ),
+    ] = None,
+    save_face: Annotated[
+        str | None,
+        option("--save-face", "Keep the face as a .safetensors file, for further clips and `vivant redo`.", PERSON),
+    ] = None,
     # The clip
     negative_prompt: Annotated[
         str | None, option("--negative-prompt", "What to avoid; nothing if not given.", CLIP)
@@ -123,4 +157,5 @@ def portrait(
             cache_dir=cache_dir,
             offline=offline,
         )
-        filming.film(screen, loading, photo, identity, prompt, request, output, overwrite, enlarge)
+        person = filming.Person(photo, tuple(more_photos or ()), identity, face, save_face)
+        filming.film(screen, loading, person, prompt, request, output, overwrite, enlarge)

@@ -182,6 +182,18 @@ class RetinaFace(Network):
         )
         return Offsets(boxes, scores.softmax(-1), points)
 
+    def faces_in(self, photo: Float[Tensor, "3 h w"], threshold: float = THRESHOLD) -> list[Found]:
+        """The faces in a photo (RGB, 0 to 255), the surest first."""
+        x = photo.flip(0) - photo.new_tensor(MEAN)[:, None, None]
+        seen = Offsets(*(part[0].float().cpu() for part in self(x[None].to(self.device, self.dtype))))
+        places = anchors(*photo.shape[1:])
+        centers, sides = places[:, :2], places[:, 2:]
+        middle = centers + seen.boxes[:, :2] * VARIANCES[0] * sides
+        half = sides * (seen.boxes[:, 2:] * VARIANCES[1]).exp() / 2
+        points = rearrange(seen.points, "n (k two) -> n k two", two=2) * VARIANCES[0] * sides[:, None]
+        boxes = torch.cat([middle - half, middle + half], dim=1)
+        return found(boxes, seen.scores[:, 1], centers[:, None] + points, threshold)
+
 
 def anchors(height: int, width: int) -> Float[Tensor, "n 4"]:
     """Centres (x, y) and sides of all anchors for a picture of so many pixels, in pixels."""
@@ -191,15 +203,3 @@ def anchors(height: int, width: int) -> Float[Tensor, "n 4"]:
         y, x, side = torch.meshgrid(rows, columns, torch.tensor(sides), indexing="ij")
         levels.append(torch.stack([(x + 0.5) * stride, (y + 0.5) * stride, side, side], dim=-1).reshape(-1, 4))
     return torch.cat(levels)
-
-
-def faces_in(network: RetinaFace, photo: Float[Tensor, "3 h w"], threshold: float = THRESHOLD) -> list[Found]:
-    """The faces in a photo (RGB, 0 to 255), the surest first."""
-    x = photo.flip(0) - photo.new_tensor(MEAN)[:, None, None]
-    seen = Offsets(*(part[0].float().cpu() for part in network(x[None].to(network.device, network.dtype))))
-    places = anchors(*photo.shape[1:])
-    centers, sides = places[:, :2], places[:, 2:]
-    middle = centers + seen.boxes[:, :2] * VARIANCES[0] * sides
-    half = sides * (seen.boxes[:, 2:] * VARIANCES[1]).exp() / 2
-    points = centers[:, None] + rearrange(seen.points, "n (k two) -> n k two", two=2) * VARIANCES[0] * sides[:, None]
-    return found(torch.cat([middle - half, middle + half], dim=1), seen.scores[:, 1], points, threshold)

@@ -29,7 +29,7 @@ def pictures(source: Any, height: int, width: int, how: Fit) -> Float[Tensor, "k
     Raises:
         InputError: E-IMAGE-… for what cannot be read.
     """
-    items = _listed(source)
+    items = listed(source)
     exact = [_floats(item) for item in items]
     signed = any(item is not None and item.min() < 0 for item in exact)
     if signed:
@@ -53,20 +53,24 @@ def num_pictures(source: Any) -> int:
     Raises:
         InputError: E-IMAGE-NONE when there is none.
     """
-    return len(_listed(source))
+    return len(listed(source))
 
 
 def picture_sizes(source: Any) -> list[tuple[int, int]]:
     """Width and height in pixels of the pictures that `pictures` reads, upright."""
     sizes = []
-    for item in _listed(source):
+    for item in listed(source):
         floats = _floats(item)
         sizes.append(read_still(item).image.size if floats is None else (floats.shape[2], floats.shape[1]))
     return sizes
 
 
-def _listed(source: Any) -> list[Any]:
-    """The single pictures of a list, an array or a tensor."""
+def listed(source: Any) -> list[Any]:
+    """The single pictures of a list, an array or a tensor, unread.
+
+    Raises:
+        InputError: E-IMAGE-NONE when there is none.
+    """
     items = [part for item in (source if isinstance(source, list | tuple) else [source]) for part in _split(item)]
     if not items or any(item is None for item in items):
         raise InputError(

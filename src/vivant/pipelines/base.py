@@ -32,6 +32,7 @@ class DiffusionPipeline:
 
     Attributes:
         notes: what was left out, replaced or fallen back to, one sentence each.
+        source: the repository that it was loaded from; None for one that was put together.
     """
 
     _callback_tensor_inputs: ClassVar[tuple[str, ...]] = ()
@@ -42,6 +43,7 @@ class DiffusionPipeline:
 
     def __init__(self, **components: Any):
         self.notes = []
+        self.source: Source | None = None
         self._said: set[str] = set()
         self._memory = MemoryPolicy()
         self._progress_bar_config: dict[str, Any] = {}
@@ -158,6 +160,7 @@ class DiffusionPipeline:
             subfolder = locate(Source(folder, name), parts.FILES)
             loaded[name] = parts.load_component(subfolder, entry, variants[name], dtype, passed)
         pipeline = cls(**{**loaded, **overrides, **options})
+        pipeline.source = place
         pipeline.notes += [*notes, *more]
         return pipeline
 

@@ -160,7 +160,7 @@ def check_film(
     parameters: Mapping[str, Any],
     prompt: Any,
     stills: Sequence[Still],
-    people: People,
+    people: People | None,
     traits: Traits | None = None,
 ) -> ConsisIDRequest:
     """The request; with `traits` everything in it is decided: size, length, and seeds that can be repeated.
@@ -170,7 +170,7 @@ def check_film(
             are not given.
         prompt: its prompt.
         stills: the pictures.
-        people: who is in them.
+        people: who is in them; None where that is read off the pictures, or not at all.
         traits: of the model, where it is known yet.
 
     Raises:
@@ -185,7 +185,7 @@ def check_film(
         image=len(stills),
         prompt=len(texts(request.prompt)),
         negative_prompt=len(texts(request.negative_prompt)),
-        identity=len(people),
+        identity=len(stills if people is None else people),
     )
     check_seeds(request, batch * request.num_videos_per_prompt)
     check_recorded(request)
@@ -200,8 +200,9 @@ def check_film(
             f"Give {config.max_text_seq_length} or less.",
         )
     traits.solver.schedule(request.num_inference_steps)
-    check_identity(config, people.face.id_cond, people.face.id_vit_hidden)
-    if config.is_kps and people.points is not None:
+    if people is not None:
+        check_identity(config, people.face.id_cond, people.face.id_vit_hidden)
+    if config.is_kps and people is not None and people.points is not None:
         for i in range(max(len(stills), len(people))):
             draw_points(people.points[i % len(people)].numpy(), *stills[i % len(stills)].image.size)
     height, width = traits.size

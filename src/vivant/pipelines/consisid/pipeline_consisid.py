@@ -12,12 +12,17 @@ from transformers import PreTrainedTokenizerBase, T5EncoderModel
 from vivant.consisid.conditioning import Face, Guidance
 from vivant.consisid.decode import decode
 from vivant.consisid.generate import Compat, Given, Parts, generate, num_generated
+from vivant.consisid.identity_file import read_people
 from vivant.consisid.keypoints import draw_points, read_points
 from vivant.consisid.transformer import ConsisIDTransformer3DModel, check_identity
 from vivant.denoise import OnStep, State, check_latents, keep
 from vivant.errors import InputError, warn
+from vivant.faces.encoders import Encoders
+from vivant.faces.face import Face as SeenFace
+from vivant.faces.found import Choice
 from vivant.media.output import OutputType, check_finite, check_output_type, collect
-from vivant.media.pictures import num_pictures, picture_sizes, pictures
+from vivant.media.pictures import listed, num_pictures, picture_sizes, pictures
+from vivant.media.still import read_still
 from vivant.pipelines.base import DiffusionPipeline
 from vivant.pipelines.consisid.pipeline_output import ConsisIDPipelineOutput
 from vivant.pipelines.steering import TENSORS, Callback, callback_names, called_back
@@ -169,6 +174,36 @@ class ConsisIDPipeline(DiffusionPipeline):
         positive, negative = (broadcast(rows.to(*place), batch, num_videos_per_prompt) for rows in (positive, negative))
         return positive, negative
 
+    # --------------------------------------------------------------------------------------------------- faces
+
+    def encode_faces(self, photos: Any, choice: Choice = "largest") -> list[SeenFace]:
+        """What this pipeline reads of the faces in photos, one person each.
+
+        The encoders of the repository that this pipeline was loaded from are read for it and let go of again; keep the
+        result for further videos of the same people.
+
+        Args:
+            photos: one or several, see `vivant.media.still.read_still`.
+            choice: which face of a photo, where there are several.
+
+        Raises:
+            InputError: E-IDENTITY-NONE for a pipeline that was not loaded from a repository, E-FACE-…, E-IMAGE-….
+            LoadError, MissingPackage: as `vivant.faces.encoders.Encoders.from_pretrained`.
+        """
+        stills = [read_still(photo) for photo in listed(photos)]
+        if self.source is None:
+            raise InputError(
+                "E-IDENTITY-NONE",
+                "This model needs an identity, and this pipeline has no repository to read the face encoders from.",
+                "It was put together from components.",
+                "Give id_cond and id_vit_hidden, as process_face_embeddings_infer returns them.",
+            )
+        encoders = Encoders.from_source(self.source, device=self.memory.device)
+        faces = [encoders.encode(still.image, choice) for still in stills]
+        for note in dict.fromkeys(note for face in faces for note in face.notes):
+            self._note(note)
+        return faces
+
     def _encoded(self, prompts: Sequence[str], length: int) -> Tensor:
         """Embeddings of prompts by one call; the empty prompt is embedded once in the life of this pipeline.
 
@@ -221,7 +256,8 @@ class ConsisIDPipeline(DiffusionPipeline):
 
         Args:
             image: aligned crops of faces: paths, PIL pictures, arrays or tensors, see `vivant.media.pictures`; they
-                are stretched to the size of the video, as in the training.
+                are stretched to the size of the video, as in the training. Without `id_cond` and `id_vit_hidden`, for
+                a model that reads them, photos: see `encode_faces`.
             prompt: one or several; or give `prompt_embeds`.
             negative_prompt: what to avoid. Without guidance it is not read, which a warning says once.
             height: in pixels, a multiple of 16; 480 for published checkpoints if not given.
@@ -274,6 +310,18 @@ class ConsisIDPipeline(DiffusionPipeline):
         steps = self.scheduler.timesteps
         self._num_timesteps = len(steps)
         face = None if id_cond is None and id_vit_hidden is None else self._face(id_cond, id_vit_hidden)
+        if face is None and self.transformer.settings.is_train_face:
+            if kps_cond is not None:
+                raise InputError(
+                    "E-KEY-POINTS",
+                    "kps_cond is given without an identity.",
+                    "The face is cropped out of the photo first, and its key points with it.",
+                    "Leave kps_cond out, or give id_cond and id_vit_hidden too.",
+                )
+            seen = self.encode_faces(image)
+            people = read_people(seen)
+            image, face = [one.image for one in seen], people.face
+            kps_cond = people.points if self.transformer.settings.is_kps else None
         with self.progress_bar(total=len(steps)) as bar:
 
             def on_step(state: State) -> State:
