@@ -21,7 +21,7 @@ from vivant.upsample import Upsample
 from vivant.vae import causal, video
 from vivant.vae.causal import CausalConv3d, Past, chunks, in_turn, layout, summed_over_time
 from vivant.vae.posterior import DiagonalGaussian
-from vivant.vae.video import AutoencoderKLCogVideoX, AutoencoderKLCogVideoXConfig, Pointwise, spread
+from vivant.vae.video import AutoencoderKLCogVideoX, AutoencoderKLCogVideoXConfig, Pointwise, spread, with_edge
 
 C, H, W = 6, 3, 5
 
@@ -230,6 +230,29 @@ def test_a_still_in_half_precision_loses_nothing_to_the_summed_weights():
         assert error < 0.01 * (high - exact).norm() / exact.norm()
     layer, x = tiny.fill(CausalConv3d(5, 7)).bfloat16(), tiny.noise(2, 5, 1, 6, 10).bfloat16()
     assert_parity(layer(x), layer.conv(x.expand(-1, -1, 3, -1, -1)), torch.bfloat16)
+
+
+@torch.no_grad()
+def test_a_normalised_still_comes_twice_and_counts_once():
+    """In half precision, where its layer would join it to itself otherwise."""
+    for dtype, times in ((torch.float32, 1), (torch.bfloat16, 2)):
+        layer, norm = tiny.fill(CausalConv3d(6, 7)).to(dtype), tiny.fill(causal.GroupNorm(3, 6)).to(dtype)
+        x, past = tiny.noise(2, 6, 1, 6, 10).to(dtype), Past()
+        window = past.window(layer, x, norm.parts(x))
+        alone = F.silu(norm(x))
+        assert torch.equal(window, torch.cat([alone] * times, dim=1))
+        assert torch.equal(layer(window), layer(alone))
+        following = tiny.noise(2, 6, 2, 6, 10, seed=5).to(dtype)
+        assert torch.equal(past.window(layer, following)[:, :, :2], alone.expand(-1, -1, 2, -1, -1))
+
+
+@torch.no_grad()
+def test_the_edge_is_that_of_torch_in_any_layout():
+    for form in (torch.contiguous_format, torch.channels_last):
+        x = tiny.noise(2, 3, 5, 7).contiguous(memory_format=form)
+        edged = with_edge(x)
+        assert torch.equal(edged, F.pad(x, (0, 1, 0, 1)))
+        assert edged.is_contiguous(memory_format=form)
 
 
 @torch.no_grad()

@@ -97,7 +97,7 @@ class CausalConv3d(nn.Module):
         if window.shape[2] > 1:
             return self.conv(window)
         weight, still = summed_over_time(self.conv.weight), window[:, :, 0]
-        if weight.shape[1] > self.conv.in_channels:
+        if weight.shape[1] > still.shape[1] == self.conv.in_channels:
             still = torch.cat([still, still], dim=1)
         return F.conv2d(still, weight, self.conv.bias, padding=1).unsqueeze(2)
 
@@ -145,14 +145,27 @@ class Past:
         """
         before = self._frames.pop(conv, None)
         if before is None and x.shape[2] == 1:
-            window = x if normed is None else _activated(normed)
-            ending = window.expand(-1, -1, HISTORY, -1, -1)
+            window = x if normed is None else _still(x, normed)
+            ending = window[:, : x.shape[1]].expand(-1, -1, HISTORY, -1, -1)
         else:
             window = _joined(before, x, normed)
             ending = window[:, :, -HISTORY:]
         if not self.is_last:
             self._frames[conv] = ending.clone()  # a view would keep the whole window
         return window
+
+
+def _still(x: Float[Tensor, "b c 1 h w"], normed: Parts) -> Float[Tensor, "b d 1 h w"]:
+    """SiLU of what a picture is normalised to; in half precision twice, as `summed_over_time` reads it."""
+    if torch.is_grad_enabled() or x.dtype.itemsize >= 4:
+        return _activated(normed)
+    b, c, _, h, w = x.shape
+    twice = torch.empty((b, 2 * c, 1, h, w), dtype=x.dtype, device=x.device, memory_format=layout(x))
+    for channels, part in normed:
+        torch.ops.aten.silu.out(part, out=twice[:, channels])
+        twice[:, channels.start + c : channels.stop + c] = twice[:, channels]
+        del part  # before the next one is computed
+    return twice
 
 
 def _activated(normed: Parts) -> Float[Tensor, "b c f h w"]:

@@ -135,9 +135,21 @@ class Downsample(nn.Module):
             first = k % 2
             pairs = (x[:, :, first::2] + x[:, :, first + 1 :: 2]) / 2
             x = torch.cat([x[:, :, :first], pairs], dim=2)
-        pictures = F.pad(rearrange(x, "b c f i j -> (b f) c i j"), (0, 1, 0, 1))
-        x = rearrange(self.conv(pictures), "(b f) c h w -> b c f h w", b=b)
+        pictures = rearrange(x.contiguous(memory_format=layout(x)), "b c f i j -> (b f) c i j")
+        x = rearrange(self.conv(with_edge(pictures)), "(b f) c h w -> b c f h w", b=b)
         return x.contiguous(memory_format=layout(x))
+
+
+def with_edge(x: Float[Tensor, "n c i j"]) -> Float[Tensor, "n c h w"]:
+    """Zeros as a last row and a last column. Unlike F.pad, channels stay last where they are."""
+    if torch.is_grad_enabled() or not x.is_contiguous(memory_format=torch.channels_last):
+        return F.pad(x, (0, 1, 0, 1))
+    n, c, i, j = x.shape
+    edged = torch.empty((n, c, i + 1, j + 1), dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+    edged[:, :, :i, :j] = x
+    edged[:, :, i] = 0
+    edged[:, :, :, j] = 0
+    return edged
 
 
 class DownBlock(nn.Module):
