@@ -135,8 +135,9 @@ class Past:
 
     def window(
         self, conv: CausalConv3d, x: Float[Tensor, "b c f h w"], normed: Parts | None = None
-    ) -> Float[Tensor, "b c k h w"]:
-        """What `conv` is to see after the frames before it: `x`, or SiLU of what it is `normed` to.
+    ) -> Float[Tensor, "b d k h w"]:
+        """What `conv` is to see after the frames before it: `x`, or SiLU of what it is `normed` to; a still perhaps
+        twice, see `_still`.
 
         Args:
             conv: the convolution.
