@@ -7,10 +7,12 @@ BIN = .venv/bin
 PYTEST = HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
 HOOK = --jaxtyping-packages=vivant,checker.checked
 STAMP = .venv/installed
+# Official portraits, which tests look for faces in: tests/portraits.py reads them there.
+PORTRAITS = .venv/photos/face_recognition-1.3.0.tar.gz
 
 .PHONY: setup test test-slow check format demo bench clean
 
-setup: $(STAMP)
+setup: $(STAMP) $(PORTRAITS)
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(not (3, 11) <= v < (3, 14) and \
@@ -18,6 +20,10 @@ $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -e '.[dev]'
 	@touch $@
+
+$(PORTRAITS): | $(STAMP)
+	$(BIN)/python -m pip download --quiet --disable-pip-version-check $(PIP_ARGS) --no-deps \
+	  --no-binary face_recognition --dest $(@D) face_recognition==1.3.0
 
 # Two lanes, both of which always run. The first holds what the run-time checker of shapes and types would break; that
 # it selects no test is no failure (pytest's exit code 5). The last line is pytest's summary of the main lane.

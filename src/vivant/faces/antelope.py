@@ -118,6 +118,9 @@ def letterboxed(photo: Float[Tensor, "3 i j"]) -> tuple[Float[Tensor, "3 h w"], 
 class ArcFace:
     """Tells faces apart: 512 numbers, whose direction is the person's."""
 
+    SPACE = "antelopev2-512"
+    """The name of what its embeddings can be compared with: those of the same space only."""
+
     def __init__(self, path: str | Path, providers: Sequence[str] = CPU):
         self.session = session(path, providers)
 
