@@ -1,0 +1,565 @@
+"""Fetching a published repository: a plan that can be shown first, then the files, their hashes, their conversion.
+
+Nothing here talks to a person. What the hub answers is taken for hostile: names, sizes and hashes are checked before
+anything is written, and contents before anything is read from them.
+"""
+
+import contextlib
+import errno
+import hashlib
+import inspect
+import json
+import re
+import shutil
+from collections.abc import Callable, Generator, Iterable, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from functools import cached_property
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
+
+from vivant.errors import InputError, LoadError, OutputError, VivantError
+from vivant.hub.converted import PICKLES, beside, converted, write_converted
+from vivant.hub.repo import check_variant, is_hub_id, read_weight_name, wanted
+from vivant.media.atomic import replacing
+
+SHORT_NAMES = {
+    "consisid": "BestWishYsh/ConsisID-preview",
+    "consisid-preview": "BestWishYsh/ConsisID-preview",
+    "consisid-1.5": "BestWishYsh/ConsisID-1.5",
+    "pia": "openmmlab/PIA-condition-adapter",
+    "realistic-vision": "SG161222/Realistic_Vision_V6.0_B1_noVAE",
+}
+"""What people may say for the repositories that these pages name."""
+
+RECORD = ".vivant-licences.json"
+"""File with the licences that were accepted, beside what was fetched under them."""
+
+NOT_STATED = "not stated"
+UNREAD = ("*.h5", "*.joblib", "*.msgpack", "*.pickle", "*.pkl", "*.tflite")
+"""Formats that nothing here reads."""
+STATE_OF_TRAINING = ("optimizer.*", "random_states_*", "rng_state*", "scaler.pt", "scheduler.bin", "scheduler.pt")
+_COMMIT, _SHA256 = re.compile(r"[0-9a-f]{40}"), re.compile(r"[0-9a-f]{64}")
+_REVISION = re.compile(r"\w[\w./-]{0,199}")
+_DEVICE = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
+_CHUNK = 4 * 1024 * 1024
+
+Progress = Callable[[str, int], None]
+"""Called with a file's name and the number of bytes that have come since the last call."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One file of a repository.
+
+    Attributes:
+        name: path inside the repository.
+        size: in bytes.
+        sha256: of its content, for large files.
+        blob: git's hash of it, for the others.
+    """
+
+    name: str
+    size: int
+    sha256: str | None
+    blob: str | None
+
+
+@dataclass(frozen=True)
+class Licence:
+    """Under what terms a part of a repository may be used."""
+
+    part: str
+    terms: str
+    link: str = ""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What will be fetched, from where and to where.
+
+    Attributes:
+        repo: hub id.
+        revision: branch, tag or commit as it was asked for.
+        commit: what the revision was when the plan was made; every file is of it.
+        entries: files to have at the end.
+        left_out: files of the repository that nothing here reads.
+        licences: terms, the repository's own first.
+        folder: where the files lie at the end.
+        root: where the record of accepted licences lies.
+        cache_dir: hub cache; None if the files go to a folder of their own.
+    """
+
+    repo: str
+    revision: str | None
+    commit: str
+    entries: tuple[Entry, ...]
+    left_out: tuple[Entry, ...]
+    licences: tuple[Licence, ...]
+    folder: Path
+    root: Path
+    cache_dir: Path | None
+
+    @cached_property
+    def absent(self) -> tuple[Entry, ...]:
+        """The files that were not at hand, in their full size, when this was first asked."""
+        return tuple(entry for entry in self.entries if not self._holds(entry))
+
+    @cached_property
+    def pickles(self) -> tuple[Entry, ...]:
+        """The files to convert. Two that would get one name are left as they are, and so is one whose name is taken."""
+        names = {entry.name for entry in self.entries}
+        targets = [_target(entry.name) for entry in self.entries]
+        return tuple(
+            entry
+            for entry, target in zip(self.entries, targets, strict=True)
+            if target is not None and targets.count(target) == 1 and target not in names
+        )
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(entry.size for entry in self.entries)
+
+    @property
+    def fetch_size(self) -> int:
+        """Bytes to fetch."""
+        return sum(entry.size for entry in self.absent)
+
+    @property
+    def convert_size(self) -> int:
+        """Bytes that conversions will take."""
+        paths = ((entry.size, self.folder / entry.name) for entry in self.pickles)
+        return sum(size for size, path in paths if not (path.is_file() and converted(path) != path))
+
+    def _holds(self, entry: Entry) -> bool:
+        path = self.folder / entry.name
+        return path.is_file() and path.stat().st_size == entry.size
+
+
+def _target(name: str) -> str | None:
+    path = PurePosixPath(name)
+    return str(path.with_suffix(".safetensors")) if path.suffix.lower() in PICKLES else None
+
+
+def make_plan(
+    name: str,
+    *,
+    to: str | Path | None = None,
+    revision: str | None = None,
+    variant: str | None = None,
+    only: Sequence[str] = (),
+    cache_dir: str | Path | None = None,
+) -> Plan:
+    """Ask the hub what a repository holds, and choose what is to be fetched. Writes nothing.
+
+    Args:
+        name: hub id, or one of `SHORT_NAMES`.
+        to: folder for the files; None for the hub cache.
+        revision: branch, tag or commit.
+        variant: variant of the weights such as ``"fp16"``; folders without it contribute their plain weights.
+        only: patterns of names to fetch, and nothing else; `*` crosses folders.
+        cache_dir: hub cache; default as HF_HUB_CACHE and HF_HOME say.
+
+    Raises:
+        InputError: E-PULL-ONLY, E-PULL-TWICE.
+        LoadError: E-REPO-… for what went wrong, E-PULL-OFFLINE, E-PULL-NAME, E-PULL-META, E-WEIGHTS-VARIANT.
+        OutputError: E-OUTPUT-EXISTS for a folder that holds other files of these names.
+    """
+    from huggingface_hub import HfApi, constants
+
+    repo = SHORT_NAMES.get(name.lower(), name)
+    _check_id(repo, revision)
+    if to is not None and cache_dir is not None:
+        raise InputError("E-PULL-TWICE", "A folder is given, and a hub cache too.", "", "Give one of them.")
+    with _asking(repo, revision):
+        info = HfApi().model_info(repo, revision=revision, files_metadata=True)
+    commit = _matching(_COMMIT, info.sha, "commit", repo)
+    entries = tuple(sorted((_entry(sibling, repo) for sibling in info.siblings or ()), key=lambda entry: entry.name))
+    check_names([entry.name for entry in entries])
+    chosen = set(choose([entry.name for entry in entries], variant, only, repo))
+    kept = tuple(entry for entry in entries if entry.name in chosen)
+    cache = None
+    if to is not None:
+        root = folder = Path(to).expanduser().absolute()
+    else:
+        cache = Path(cache_dir or constants.HF_HUB_CACHE).expanduser().absolute()
+        root = cache / f"models--{repo.replace('/', '--')}"
+        folder = root / "snapshots" / commit
+    plan = Plan(
+        repo=repo,
+        revision=revision,
+        commit=commit,
+        entries=kept,
+        left_out=tuple(entry for entry in entries if entry.name not in chosen),
+        licences=licences(repo, [entry.name for entry in kept], info.card_data),
+        folder=folder,
+        root=root,
+        cache_dir=cache,
+    )
+    if to is not None:
+        _check_folder(plan)
+    return plan
+
+
+def _check_id(repo: str, revision: str | None) -> None:
+    if not is_hub_id(repo):
+        raise LoadError(
+            "E-REPO-PATH",
+            f"{repo!r} is not a repository of the hub.",
+            "",
+            f"Give organisation/name, or one of {', '.join(SHORT_NAMES)}.",
+        )
+    if revision is not None and (not _REVISION.fullmatch(revision) or ".." in revision):
+        raise LoadError("E-REPO-PATH", f"{revision!r} is not a branch, tag or commit.", "", "Check the revision.")
+
+
+def _entry(sibling: Any, repo: str) -> Entry:
+    """One file as the hub describes it."""
+    name, size = sibling.rfilename, sibling.size
+    if not isinstance(name, str) or not isinstance(size, int) or size < 0:
+        raise _unusable(repo, f"It gives no size of {name!r}.")
+    if sibling.lfs is not None:
+        return Entry(name, size, _matching(_SHA256, sibling.lfs.sha256, f"hash of {name!r}", repo), None)
+    return Entry(name, size, None, _matching(_COMMIT, sibling.blob_id, f"hash of {name!r}", repo))
+
+
+def _matching(pattern: re.Pattern[str], value: object, what: str, repo: str) -> str:
+    if not isinstance(value, str) or not pattern.fullmatch(value):
+        raise _unusable(repo, f"It gives no {what}, or none that could be one.")
+    return value
+
+
+def _unusable(repo: str, why: str) -> LoadError:
+    return LoadError(
+        "E-PULL-META",
+        f"What the server says about {repo} cannot be used.",
+        f"{why} What was fetched could not be verified.",
+        "Check HF_ENDPOINT: a mirror may leave out what the hub itself tells.",
+    )
+
+
+def check_names(names: Iterable[str]) -> None:
+    """Refuse names that would lie outside the folder, or in place of our own files, on any system.
+
+    Raises:
+        LoadError: E-PULL-NAME.
+    """
+    seen: set[str] = set()
+    for name in sorted(names):
+        parts = name.split("/")
+        windows = PureWindowsPath(name)
+        why = ""
+        if name in seen or any(str(parent) in seen for parent in PurePosixPath(name).parents):
+            why = "Another file has that name, or is where its folder should be."
+        elif name.startswith("/") or windows.drive or windows.root or ":" in name:
+            why = "It is absolute."
+        elif "\\" in name or any(part in ("", ".", "..") for part in parts):
+            why = "It could leave the folder."
+        elif not name.isprintable() or any(part != part.rstrip(". ") for part in parts) or len(name) > 1000:
+            why = "No system could hold it as it is."
+        elif any(_DEVICE.fullmatch(part) for part in parts):
+            why = "It names a device on some systems."
+        elif parts[0].lower() == ".cache" or parts[-1].lower().startswith(".vivant"):
+            why = "Files of that name are written here, not fetched."
+        if why:
+            raise LoadError(
+                "E-PULL-NAME",
+                f"The repository holds a file called {name!r}.",
+                why,
+                "Nothing was fetched. Tell the owners of the repository; do not trust its other files.",
+            )
+        seen.add(name)
+
+
+def choose(names: Sequence[str], variant: str | None, only: Sequence[str], repo: str) -> list[str]:
+    """The files to fetch: what the patterns `only` say, else one format and variant of what is read here.
+
+    Raises:
+        InputError: E-PULL-ONLY if a pattern matches nothing.
+        LoadError: E-WEIGHTS-VARIANT.
+    """
+    for pattern in only:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise InputError(
+                "E-PULL-ONLY",
+                f"No file of {repo} matches {pattern!r}.",
+                f"It holds {', '.join(names[:8])}{' …' if len(names) > 8 else ''}.",
+                "Check the pattern; * stands for any text, folders included.",
+            )
+    if only:
+        return [name for name in names if any(fnmatchcase(name, pattern) for pattern in only)]
+    weights = [name for name in names if read_weight_name(PurePosixPath(name).name)]
+    check_variant(weights, variant, repo)
+    depth = max((name.count("/") for name in names), default=0)
+    single_format = wanted(names, ["/".join("*" * (i + 1)) for i in range(depth + 1)], variant)
+    return [name for name in single_format if not _is_unread(name, set(names))]
+
+
+def _is_unread(name: str, names: set[str]) -> bool:
+    """Whether nothing here reads a file: it is of another program, or a second form of one that is fetched."""
+    path = PurePosixPath(name)
+    if any(fnmatchcase(path.name, pattern) for pattern in (*UNREAD, *STATE_OF_TRAINING, ".git*", "training_args.bin")):
+        return True
+    if "safety_checker" in path.parts or path.name.startswith("openvino_"):
+        return True
+    is_checkpoint = path.suffix.lower() in (*PICKLES, ".safetensors")
+    if "model_index.json" in names and is_checkpoint and len(path.parts) == 1:
+        return True  # the whole pipeline once more, in one file
+    return path.suffix.lower() in PICKLES and str(path.with_suffix(".safetensors")) in names
+
+
+def licences(repo: str, names: Sequence[str], card: Any) -> tuple[Licence, ...]:
+    """The terms of what is fetched: those on the repository's card, and those of parts that have their own."""
+    stated: Any = getattr(card, "license_name", None) or getattr(card, "license", None)
+    listed: list[Any] = stated if isinstance(stated, list) else [stated or NOT_STATED]
+    found = [Licence(repo, ", ".join(map(_one_line, listed)), _one_line(getattr(card, "license_link", None) or ""))]
+    if "consisid" in repo.lower() and any(name.startswith("transformer/") for name in names):
+        found.append(Licence("transformer", "the CogVideoX licence"))
+    if any("antelopev2" in PurePosixPath(name).parts for name in names):
+        part = next(str(PurePosixPath(name).parent) for name in names if "antelopev2" in PurePosixPath(name).parts)
+        found.append(Licence(part, "antelopev2: for non-commercial research only"))
+    return tuple(found)
+
+
+def _one_line(text: object) -> str:
+    return " ".join(str(text).split())[:200]
+
+
+def is_accepted(plan: Plan) -> bool:
+    """Whether these licences were accepted before, for what lies there."""
+    accepted = _record(plan).get(plan.repo)
+    return isinstance(accepted, list) and all([item.part, item.terms] in accepted for item in plan.licences)
+
+
+def _record(plan: Plan) -> dict[str, Any]:
+    """Repository -> list of [part, terms] that were accepted."""
+    try:
+        record = json.loads((plan.root / RECORD).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
+def accept(plan: Plan) -> None:
+    """Remember that the licences were accepted.
+
+    Raises:
+        OutputError: E-OUTPUT-WRITE.
+    """
+    record = _record(plan)
+    before = record.get(plan.repo)
+    now = [[licence.part, licence.terms] for licence in plan.licences]
+    record[plan.repo] = now + [item for item in before if item not in now] if isinstance(before, list) else now
+    try:
+        plan.root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError("E-OUTPUT-WRITE", f"{plan.root} cannot be created.", f"{error}.") from error
+    with replacing(plan.root / RECORD, overwrite=True) as temporary:
+        temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
+def _check_folder(plan: Plan) -> None:
+    """A folder without our record may hold files of these names only if they are the same."""
+    if (plan.root / RECORD).is_file():
+        return
+    for entry in plan.entries:
+        path = plan.folder / entry.name
+        if path.exists() and not (path.is_file() and _is_intact(path, entry)):
+            raise OutputError(
+                "E-OUTPUT-EXISTS",
+                f"{path} exists already, and is not the file of {plan.repo}.",
+                "It was not fetched by vivant, so it is not replaced.",
+                "Give an empty folder.",
+            )
+
+
+def check_space(plan: Plan) -> None:
+    """Refuse to begin what the disk cannot hold, conversions included.
+
+    Raises:
+        OutputError: E-PULL-DISK.
+    """
+    place = next(folder for folder in (plan.folder, *plan.folder.parents) if folder.exists())
+    needed, free = plan.fetch_size + plan.convert_size, shutil.disk_usage(place).free
+    if needed > free:
+        raise OutputError(
+            "E-PULL-DISK",
+            f"{needed:,} bytes are needed on the disk of {place}, and {free:,} are free.",
+            f"{plan.fetch_size:,} are to be fetched, {plan.convert_size:,} are for converted pickles.",
+            "Make space, or give another place with --to or --cache-dir.",
+        )
+
+
+def fetch(plan: Plan, progress: Progress = lambda name, count: None) -> list[str]:
+    """Fetch what is not at hand, small files first; a file appears under its name when it is complete.
+
+    After a cut connection a file goes on where it stopped; after a stop, with the first file that was not complete.
+
+    Returns:
+        The names of the files that were fetched.
+
+    Raises:
+        LoadError: E-REPO-… for what went wrong, E-PULL-OFFLINE.
+        OutputError: E-PULL-DISK when the disk is full.
+    """
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.utils import disable_progress_bars
+
+    disable_progress_bars()  # what is shown is the caller's business
+    counted = "tqdm_class" in inspect.signature(hf_hub_download).parameters
+    place: dict[str, Any] = {"cache_dir": plan.cache_dir} if plan.cache_dir else {"local_dir": plan.folder}
+    done: list[str] = []
+    for entry in sorted(plan.absent, key=lambda entry: entry.size):
+        _discard(plan, entry)  # of another size, so cut short or of another commit
+        more = {"tqdm_class": _counter(entry.name, progress)} if counted else {}
+        with _asking(plan.repo, plan.revision):
+            hf_hub_download(plan.repo, entry.name, revision=plan.commit, **place, **more)
+        if not counted:
+            progress(entry.name, entry.size)
+        done.append(entry.name)
+    return done
+
+
+def _counter(name: str, progress: Progress) -> Any:
+    """A bar for the hub's client that shows nothing and counts bytes."""
+    from huggingface_hub.utils import tqdm
+
+    class Counter(tqdm):
+        def __init__(self, *args: Any, **options: Any):
+            super().__init__(*args, **{**options, "disable": True})
+
+        def update(self, n: float | None = 1) -> None:
+            progress(name, int(n or 0))
+
+    return Counter
+
+
+def verify(plan: Plan) -> None:
+    """Compare every file with the hash that the hub gives; one that differs is removed.
+
+    Raises:
+        LoadError: E-PULL-HASH.
+    """
+    for entry in plan.entries:
+        path = plan.folder / entry.name
+        if not path.is_file():
+            raise LoadError("E-FILE-MISSING", f"{path} is missing.", "It was removed meanwhile.", "Pull again.")
+        if not _is_intact(path, entry):
+            _discard(plan, entry)
+            raise LoadError(
+                "E-PULL-HASH",
+                f"{entry.name} is not the file that {plan.repo} lists: its hash differs.",
+                "It was damaged on its way or on the disk, or exchanged. It was removed.",
+                "Pull again; if that does not help, check HF_ENDPOINT and any proxy.",
+            )
+
+
+def _is_intact(path: Path, entry: Entry) -> bool:
+    size = path.stat().st_size
+    if size != entry.size:
+        return False
+    digest = hashlib.sha256() if entry.sha256 else hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest() == (entry.sha256 or entry.blob)
+
+
+def _discard(plan: Plan, entry: Entry) -> None:
+    """Remove a file, and in the hub cache what its link leads to."""
+    path = plan.folder / entry.name
+    blob = path.resolve()
+    path.unlink(missing_ok=True)
+    if plan.cache_dir and blob.parent == (plan.root / "blobs").resolve():
+        blob.unlink(missing_ok=True)
+
+
+def convert(plan: Plan) -> list[Path]:
+    """Write every pickle as safetensors beside it, once. Call `verify` before: only what is intact is read.
+
+    Returns:
+        The files that were written.
+
+    Raises:
+        LoadError: E-WEIGHTS-PICKLE or E-WEIGHTS-BROKEN for what is not a pickle of tensors; it is removed.
+        OutputError: E-WEIGHTS-WRITE.
+    """
+    written: list[Path] = []
+    for entry in plan.pickles:
+        path = plan.folder / entry.name
+        try:
+            target = write_converted(path)
+        except LoadError:
+            _discard(plan, entry)
+            beside(path).unlink(missing_ok=True)
+            raise
+        if target is not None:
+            written.append(target)
+    return written
+
+
+def name_revision(plan: Plan) -> None:
+    """Let the hub cache know the commit by the revision's name, so that it is found there without a connection."""
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+
+    if plan.cache_dir is None or not plan.entries or plan.revision == plan.commit:
+        return
+    first = min(plan.entries, key=lambda entry: entry.size).name
+    known = try_to_load_from_cache(plan.repo, first, cache_dir=plan.cache_dir, revision=plan.revision)
+    if known != str(plan.folder / first):
+        with _asking(plan.repo, plan.revision):
+            hf_hub_download(plan.repo, first, revision=plan.revision, cache_dir=plan.cache_dir)
+
+
+@contextlib.contextmanager
+def _asking(repo: str, revision: str | None) -> Generator[None]:
+    """What the hub's client raises, as errors of ours."""
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        OfflineModeIsEnabled,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    try:
+        yield
+    except VivantError:
+        raise
+    except OfflineModeIsEnabled:
+        raise offline() from None
+    except RevisionNotFoundError:
+        raise LoadError("E-REPO-REVISION", f"{repo} has no revision {revision}.", "", "Check the spelling.") from None
+    except GatedRepoError:
+        raise LoadError(
+            "E-REPO-GATED",
+            f"{repo} is gated: its owners let only accepted users download it.",
+            "",
+            "Accept the conditions on its page, then log in (hf auth login) or set HF_TOKEN.",
+        ) from None
+    except RepositoryNotFoundError:
+        raise LoadError(
+            "E-REPO-NOTFOUND",
+            f"The hub has no repository {repo}.",
+            "It may be private, renamed or misspelt.",
+            f"Check the spelling, or give one of {', '.join(SHORT_NAMES)}; for a private one set HF_TOKEN.",
+        ) from None
+    except Exception as error:  # connection errors have a different type in every version of the client
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            raise OutputError("E-PULL-DISK", "The disk is full.", f"{error}.", "Make space and pull again.") from error
+        raise LoadError(
+            "E-REPO-UNREACHABLE",
+            f"{repo} could not be fetched: {type(error).__name__}: {error}.",
+            "Files that were complete are kept.",
+            "Check the connection and HF_ENDPOINT, and pull again: it goes on from there.",
+        ) from error
+
+
+def offline() -> LoadError:
+    """Fetching is what `pull` is for."""
+    return LoadError(
+        "E-PULL-OFFLINE",
+        "Nothing can be pulled without the network.",
+        "It is switched off, by --offline or HF_HUB_OFFLINE.",
+        "Allow it for this command; afterwards the others work with --offline.",
+    )
