@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from vivant import __version__
-from vivant.cli import animate, demo, evaluate, info, portrait, pull, redo, train
+from vivant.cli import animate, demo, evaluate, face, info, portrait, pull, redo, train
 from vivant.cli.screen import Code, Sections, print_json
 
 app = typer.Typer(
@@ -25,6 +25,7 @@ app.command(cls=Sections)(pull.pull)
 app.command(cls=Sections)(info.info)
 app.command(cls=Sections)(redo.redo)
 app.command(cls=Sections)(train.train)
+app.add_typer(face.app, name="face")
 app.add_typer(evaluate.app, name="eval")
 
 

@@ -39,6 +39,7 @@ class Code(IntEnum):
     LOAD = 3
     OUTPUT = 4
     DIFFERENT = 5
+    GRADED = 6
     CANCELLED = 130
 
 

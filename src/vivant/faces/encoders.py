@@ -24,7 +24,7 @@ from vivant.faces.antelope import CPU, DETECTOR, RECOGNISER, ArcFace, Scrfd
 from vivant.faces.detect import RetinaFace
 from vivant.faces.eva import EvaVisual, Seen
 from vivant.faces.face import Face, average
-from vivant.faces.found import Box, Choice, Found, choose, same_as
+from vivant.faces.found import Choice, Found, choose, same_as, scaled
 from vivant.faces.parse import LABELS, BiSeNet
 from vivant.faces.quality import measure
 from vivant.hub.repo import Source, locate
@@ -169,7 +169,7 @@ class Encoders:
         photo, notes = shrunken(whole, LONG_EDGE), list(notes)
         factor = whole.shape[2] / photo.shape[2]
         if isinstance(choice, tuple):
-            choice = _scaled(choice, 1 / factor)
+            choice = scaled(choice, 1 / factor)
         found = self.find(photo)
         chosen = choose(found.known, choice, photo.shape[2], photo.shape[1])
         landmarks = (same_as(chosen, found.retina) or chosen).points
@@ -194,7 +194,7 @@ class Encoders:
             id_vit_hidden=seen.hidden,
             image=_as_image(coloured),
             keypoints=to_crop.apply(chosen.points).float(),
-            box=_scaled(chosen.box, factor),
+            box=scaled(chosen.box, factor),
             quality=measure(photo, chosen)._replace(size=min(chosen.width, chosen.height) * factor),
             notes=tuple(notes),
         )
@@ -242,8 +242,3 @@ def _normalised(
 
 def _as_image(picture: Float[Tensor, "3 h w"]) -> Image.Image:
     return Image.fromarray(rearrange(picture * 255, "c h w -> h w c").round().byte().numpy())
-
-
-def _scaled(box: Box, factor: float) -> Box:
-    left, top, right, bottom = (side * factor for side in box)
-    return left, top, right, bottom

@@ -172,5 +172,11 @@ def same_as(face: Found, others: Sequence[Found]) -> Found | None:
     return others[best] if shared[best] >= SAME else None
 
 
+def scaled(box: Box, factor: float) -> Box:
+    """The box in a photo so many times as large."""
+    left, top, right, bottom = (side * factor for side in box)
+    return left, top, right, bottom
+
+
 def _rounded(box: Box) -> tuple[int, ...]:
     return tuple(round(value) for value in box)
