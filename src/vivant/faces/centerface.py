@@ -98,7 +98,7 @@ class CenterFace(Network):
 
     def faces_in(self, photo: Float[Tensor, "3 h w"], threshold: float = THRESHOLD) -> list[Found]:
         """The faces in a photo (RGB, 0 to 255), the surest first."""
-        x, scale = _fitted(photo)
+        x, scale = fitted(photo)
         scores, sides, offsets, points = (
             rearrange(part[0].float().cpu(), "k h w -> (h w) k") for part in self(x[None].to(self.device, self.dtype))
         )
@@ -111,7 +111,7 @@ class CenterFace(Network):
         return found(boxes, scores[:, 0], points.flip(-1) / scale, threshold)
 
 
-def _fitted(photo: Float[Tensor, "3 i j"]) -> tuple[Float[Tensor, "3 h w"], Float[Tensor, "2"]]:
+def fitted(photo: Float[Tensor, "3 i j"]) -> tuple[Float[Tensor, "3 h w"], Float[Tensor, "2"]]:
     """The photo as the network takes it: not too large, black to the right and below; and by what x and y grew."""
     height, width = photo.shape[1:]
     factor = min(1.0, LONG_EDGE / max(height, width))
