@@ -2,12 +2,13 @@
 
 import shutil
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
 import tiny
-from vivant.faces.dlib import DlibResNet
 from vivant.faces.detect import RetinaFace
+from vivant.faces.dlib import DlibResNet
 from vivant.faces.encoders import ANTELOPE, DETECTION, FOLDER, PARSING, VISION, Encoders
 from vivant.faces.eva import EvaVisual
 from vivant.faces.parse import BiSeNet
@@ -15,6 +16,7 @@ from vivant.faces.small import SmallFaces
 
 GOLDEN = Path(__file__).parent / "golden"
 WIDTH, PATCHES, EMBEDDING, ARCFACE = 64, 10, 9, 20
+N = TypeVar("N", bound=torch.nn.Module)
 TRANSFORMER = {"LFE_id_dim": ARCFACE + EMBEDDING, "LFE_vit_dim": WIDTH, "LFE_num_scale": 5, "LFE_depth": 5}
 """What a transformer is to read of them."""
 
@@ -28,7 +30,7 @@ def parser() -> BiSeNet:
     return frozen(BiSeNet(width=8))
 
 
-def frozen[T: torch.nn.Module](network: T) -> T:
+def frozen(network: N) -> N:
     tiny.fill(network)
     network.requires_grad_(False)
     return network
@@ -60,4 +62,4 @@ def seeing() -> Encoders:
     """Encoders that find and tell apart the faces of real photos; crop and vision are small."""
     small = SmallFaces()
     recogniser = Recogniser.from_state(small.recogniser.state_dict())
-    return Encoders(small.detector, parser(), vision(), small.detector, recogniser)  # pyright: ignore[reportArgumentType]
+    return Encoders(small.detector, parser(), vision(), small.detector, recogniser)

@@ -1,7 +1,7 @@
 """`vivant pull`: fetch a published repository, after it was said what and under which licences."""
 
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,7 +12,7 @@ from vivant.cli.screen import Screen, clean, print_json, reporting, size
 from vivant.errors import Cancelled, InputError
 
 if TYPE_CHECKING:
-    from vivant.hub.pull import Plan, Progress
+    from vivant.hub.pull import Entry, Plan, Progress
 
 
 def pull(
@@ -57,11 +57,12 @@ def pull(
             _ask(screen, plan, accept_licence)
             hub.accept(plan)
         try:
-            with _bar(screen, plan) as progress:
+            with _bar(screen, "Fetching", plan.absent) as progress:
                 fetched = hub.fetch(plan, progress)
-            screen.say("Comparing with the hub's hashes.")
-            hub.verify(plan)
-            written = hub.convert(plan)
+            with _bar(screen, "Comparing", plan.entries) as progress:
+                hub.verify(plan, progress)
+            with _bar(screen, "Converting", plan.pickles) as progress:
+                written = hub.convert(plan, progress)
             hub.name_revision(plan)
         except KeyboardInterrupt:
             raise Cancelled(
@@ -131,7 +132,7 @@ def _ask(screen: Screen, plan: "Plan", accepted: bool) -> None:
 
 
 @contextmanager
-def _bar(screen: Screen, plan: "Plan") -> "Generator[Progress]":
+def _bar(screen: Screen, doing: str, entries: "Sequence[Entry]") -> "Generator[Progress]":
     """A bar of bytes on a terminal; elsewhere nothing."""
     console = screen.err
     if screen.json or not console.is_terminal:
@@ -141,5 +142,5 @@ def _bar(screen: Screen, plan: "Plan") -> "Generator[Progress]":
 
     columns = TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn()
     with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bar:
-        task = bar.add_task("", total=plan.fetch_size)
-        yield lambda name, count: bar.update(task, description=clean(name)[-40:], advance=count)
+        task = bar.add_task(doing, total=sum(entry.size for entry in entries))
+        yield lambda name, count: bar.update(task, description=f"{doing} {clean(name)[-40:]}", advance=count)

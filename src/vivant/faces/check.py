@@ -2,27 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-from jaxtyping import Float
 from PIL import Image, ImageDraw
-from torch import Tensor
 
 from vivant.faces.align import shrunken
 from vivant.faces.encoders import LONG_EDGE, pixels_of
-from vivant.faces.found import Box, Choice, Found, choose, scaled
+from vivant.faces.found import Box, Choice, Detector, Found, choose, scaled
 from vivant.faces.quality import Grade, Quality, grades, measure
 
 CHOSEN, OTHER = (0, 160, 60), (230, 120, 0)
-
-
-class Detector(Protocol):
-    """What finds faces."""
-
-    def faces_in(self, photo: Float[Tensor, "3 h w"]) -> list[Found]:
-        """The faces in a photo (RGB, 0 to 255), the surest first."""
-        ...
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,7 +8,7 @@ the crop is that of the most central one.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import NamedTuple, Protocol, Self, runtime_checkable
 
 import numpy as np
 import torch
@@ -24,9 +24,10 @@ from vivant.faces.antelope import CPU, DETECTOR, RECOGNISER, ArcFace, Scrfd
 from vivant.faces.detect import RetinaFace
 from vivant.faces.eva import EvaVisual, Seen
 from vivant.faces.face import Face, average
-from vivant.faces.found import Choice, Found, choose, same_as, scaled
+from vivant.faces.found import Choice, Detector, Found, choose, same_as, scaled
 from vivant.faces.parse import LABELS, BiSeNet
 from vivant.faces.quality import measure
+from vivant.hub.converted import converted
 from vivant.hub.repo import Source, locate
 from vivant.media.still import Source as Photo
 from vivant.media.still import read_still
@@ -56,6 +57,19 @@ class Faces(NamedTuple):
         return self.scrfd or self.retina
 
 
+@runtime_checkable
+class Recogniser(Protocol):
+    """What tells faces apart."""
+
+    def embed(self, photo: Float[Tensor, "3 h w"], points: Float[Tensor, "5 2"]) -> Float[Tensor, "1 e"]:
+        """The embedding, not normalised, of a face in a photo (RGB, 0 to 255)."""
+        ...
+
+    def embed_crop(self, crop: Float[Tensor, "3 h w"]) -> Float[Tensor, "1 e"]:
+        """The embedding of a picture that shows nothing but the face."""
+        ...
+
+
 @dataclass(frozen=True, eq=False)
 class Encoders:
     """The five networks of ConsisID's `face_encoder`.
@@ -70,11 +84,11 @@ class Encoders:
         std: likewise.
     """
 
-    detector: RetinaFace
+    detector: Detector
     parser: BiSeNet
     vision: EvaVisual
-    scrfd: Scrfd
-    arcface: ArcFace
+    scrfd: Detector
+    arcface: Recogniser
     mean: tuple[float, float, float] = CLIP_MEAN
     std: tuple[float, float, float] = CLIP_STD
 
@@ -122,7 +136,8 @@ class Encoders:
     ) -> Self:
         """As `from_pretrained`."""
         folder = locate(source, [f"{FOLDER}/{name}" for name in FILES]) / FOLDER
-        absent = [name for name in FILES if not (folder / name).is_file()]
+        files = {name: converted(folder / name) for name in FILES}
+        absent = [name for name, path in files.items() if not path.is_file()]
         if absent:
             raise LoadError(
                 "E-FACE-MODEL",
@@ -132,9 +147,9 @@ class Encoders:
             )
         scrfd = Scrfd(folder / ANTELOPE / DETECTOR, providers)
         arcface = ArcFace(folder / ANTELOPE / RECOGNISER, providers)
-        detector = RetinaFace.from_file(folder / DETECTION).to(device, torch.float32)
-        parser = BiSeNet.from_file(folder / PARSING).to(device, torch.float32)
-        vision = EvaVisual.from_file(folder / VISION).to(device, dtype)
+        detector = RetinaFace.from_file(files[DETECTION]).to(device, torch.float32)
+        parser = BiSeNet.from_file(files[PARSING]).to(device, torch.float32)
+        vision = EvaVisual.from_file(files[VISION]).to(device, dtype)
         return cls(detector, parser, vision, scrfd, arcface)
 
     def encode(self, photo: Photo, choice: Choice = "largest", *, align: bool = True) -> Face:

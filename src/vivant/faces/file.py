@@ -1,7 +1,7 @@
 """The file of a face: tensors by name, in safetensors.
 
 For p people it holds `id_cond` (p, 1280), `id_vit_hidden.0` to `.4` (p, 577, 1024) and perhaps `kps_cond` (p, 5, 2); of
-a `vivant.faces.face.Face` also its aligned crop `image` (p, h, w, 3) in bytes, `box` (p, 4) and `quality` (p, 4). The
+a `vivant.faces.face.Face` also its aligned crop `image` (p, h, w, 3) in bytes, `box` (p, 4) and `quality` (p, 5). The
 sizes are those of the published checkpoint. It may come from a stranger: its header is checked before any tensor is
 read, and it can hold nothing but these.
 """
@@ -99,7 +99,7 @@ def check_shapes(shapes: Mapping[str, tuple[int, ...]]) -> None:
     if points is not None and points != (cond[0], 5, 2):
         raise InputError("E-KEY-POINTS", f"kps_cond has the shape {points}.", f"It must be ({cond[0]}, 5, 2).")
     sides = shapes.get(IMAGE, ())[1:3]
-    fit = {IMAGE: (cond[0], *sides, 3), BOX: (cond[0], 4), QUALITY: (cond[0], 4)}
+    fit = {IMAGE: (cond[0], *sides, 3), BOX: (cond[0], 4), QUALITY: (cond[0], 5)}
     wrong = [name for name, shape in fit.items() if name in shapes and shapes[name] != shape]
     if wrong or not all(0 < side <= MAX_SIDE for side in sides):
         name = wrong[0] if wrong else IMAGE

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -51,6 +51,15 @@ class Found:
     def center(self) -> tuple[float, float]:
         """Middle of the box."""
         return (self.box[0] + self.box[2]) / 2, (self.box[1] + self.box[3]) / 2
+
+
+@runtime_checkable
+class Detector(Protocol):
+    """What finds faces."""
+
+    def faces_in(self, photo: Float[Tensor, "3 h w"]) -> list[Found]:
+        """The faces in a photo (RGB, 0 to 255), the surest first."""
+        ...
 
 
 def overlap(a: Float[Tensor, "n 4"], b: Float[Tensor, "m 4"], pixel: float = 0.0) -> Float[Tensor, "n m"]:

@@ -16,6 +16,8 @@ SMALL = 112
 """Pixels a side of the face below which a recogniser has to invent."""
 PROFILE = 45.0
 """Degrees of turning beyond which one side of the face is not seen."""
+TILTED = 45.0
+"""Degrees of tilting beyond which detectors miss faces."""
 BLURRED = 0.6
 """See `blur`. Portraits have 0.25 to 0.42; blurred by a fiftieth of the face's width they have 0.62 and more."""
 MARGIN = 0.02
@@ -34,12 +36,14 @@ class Quality(NamedTuple):
     Attributes:
         size: the shorter side of its box, in pixels of the photo.
         yaw: how far it is turned to the side, in degrees; positive towards the right of the photo.
+        roll: how far it is tilted to a shoulder, in degrees; 0 is upright, positive clockwise.
         blur: 0 is sharp, 1 has no detail; see `blur`.
         margin: how far its box is from the nearest edge of the photo, in parts of its size; negative beyond it.
     """
 
     size: float
     yaw: float
+    roll: float
     blur: float
     margin: float
 
@@ -64,11 +68,12 @@ def measure(photo: Float[Tensor, "3 h w"], face: Found) -> Quality:
     height, width = photo.shape[1:]
     left, top, right, bottom = face.box
     size = max(min(face.width, face.height), 1e-6)
-    return Quality(size, yaw(face.points), blur(photo, face), min(left, top, width - right, height - bottom) / size)
+    margin = min(left, top, width - right, height - bottom) / size
+    return Quality(size, *turns(face.points), blur(photo, face), margin)
 
 
-def yaw(points: Float[Tensor, "5 2"]) -> float:
-    """How far a face is turned to the side, in degrees, from its five points seen from afar (weak perspective)."""
+def turns(points: Float[Tensor, "5 2"]) -> tuple[float, float]:
+    """How far a face is turned to the side and tilted, in degrees, from its points seen from afar."""
     model = torch.tensor(MODEL_POINTS, dtype=torch.float64)
     model = model - model.mean(0)
     seen = points.double() * torch.tensor([1.0, -1.0])
@@ -76,7 +81,8 @@ def yaw(points: Float[Tensor, "5 2"]) -> float:
     up, forward = camera[:, 1], camera[:, 2]
     across = torch.stack([up[1], -up[0]]) / up.norm().clamp(min=1e-12)
     scale = torch.linalg.svdvals(camera)[0].clamp(min=1e-12)
-    return torch.rad2deg(((across @ forward) / scale).clamp(-1, 1).asin()).item()
+    yaw, roll = ((across @ forward) / scale).clamp(-1, 1).asin(), torch.atan2(up[0], up[1])
+    return torch.rad2deg(yaw).item(), torch.rad2deg(roll).item()
 
 
 def blur(photo: Float[Tensor, "3 h w"], face: Found) -> float:
@@ -120,6 +126,9 @@ def grades(faces: Sequence[Found], quality: Quality | None, is_chosen: bool) -> 
     if abs(quality.yaw) > PROFILE:
         hint = "Use a photo from the front."
         found.append(Grade("W-FACE-PROFILE", f"The face is turned {abs(quality.yaw):.0f} degrees to the side.", hint))
+    if abs(quality.roll) > TILTED:
+        text = f"The face is tilted by {abs(quality.roll):.0f} degrees."
+        found.append(Grade("W-FACE-TILTED", text, "Turn the photo so that the face is upright."))
     if quality.blur > BLURRED:
         found.append(Grade("W-FACE-BLURRED", "The face is blurred.", "Use a sharper photo."))
     if quality.margin < MARGIN:

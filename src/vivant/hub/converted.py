@@ -3,6 +3,7 @@
 import contextlib
 import os
 import secrets
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 
 PICKLES = (".bin", ".ckpt", ".pt", ".pth")
 """Endings of files that torch pickles tensors into."""
+NESTS = ("state_dict", "model", "module")
+"""Names under which training programs store the tensors of a network."""
 
 
 def beside(path: Path) -> Path:
@@ -42,7 +45,8 @@ def _is_current(path: Path) -> bool:
 def write_converted(path: Path) -> Path | None:
     """Convert a pickle without running anything in it; None if that was done before.
 
-    The new file appears whole or not at all. It lies beside `path` itself, not beside what `path` links to: the hub's
+    Tensors under one of `NESTS` come to the top, and what is beside them is left
+    out. The new file appears whole or not at all. It lies beside `path` itself, not beside what `path` links to: the hub's
     cache names the files that its links lead to by their content. Of tensors that share memory each gets its own.
 
     Raises:
@@ -58,7 +62,7 @@ def write_converted(path: Path) -> Path | None:
     if _is_current(path) or target.is_symlink():  # a link is a published file, which stays as it is
         return None
     try:
-        tensors = _apart(read_file(path))
+        tensors = _apart(_table_in(path) or read_file(path))
     except (VivantError, MemoryError):
         raise
     except Exception as error:  # whatever bytes that are no pickle make its reader raise
@@ -83,6 +87,23 @@ def write_converted(path: Path) -> Path | None:
         with contextlib.suppress(OSError):
             temporary.unlink()
     return target
+
+
+def _table_in(path: Path) -> dict[str, "Tensor"] | None:
+    """The tensors of a pickle that holds them under one of the usual names, beside the state of a training."""
+    import pickle
+
+    import torch
+
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path) or None)
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError):
+        return None  # read_file says why
+    for name in NESTS if isinstance(loaded, dict) else ():
+        table = loaded.get(name)
+        if isinstance(table, dict) and table and all(isinstance(value, torch.Tensor) for value in table.values()):
+            return {str(key): value.detach() for key, value in table.items()}
+    return None
 
 
 def _apart(tensors: Mapping[str, "Tensor"]) -> dict[str, "Tensor"]:

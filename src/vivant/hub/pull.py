@@ -1,6 +1,6 @@
 """Fetching a published repository: a plan that can be shown first, then the files, their hashes, their conversion.
 
-Nothing here talks to a person. What the hub answers is taken for hostile: names, sizes and hashes are checked before
+Nothing here talks to a person. What the hub lists is taken for hostile: names, sizes and hashes are checked before
 anything is written, and contents before anything is read from them.
 """
 
@@ -45,7 +45,11 @@ _DEVICE = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 _CHUNK = 4 * 1024 * 1024
 
 Progress = Callable[[str, int], None]
-"""Called with a file's name and the number of bytes that have come since the last call."""
+"""Called with a file's name and the number of its bytes that were dealt with since the last call."""
+
+
+def _unseen(name: str, count: int) -> None:
+    """Progress that nobody looks at."""
 
 
 @dataclass(frozen=True)
@@ -391,7 +395,7 @@ def check_space(plan: Plan) -> None:
         )
 
 
-def fetch(plan: Plan, progress: Progress = lambda name, count: None) -> list[str]:
+def fetch(plan: Plan, progress: Progress = _unseen) -> list[str]:
     """Fetch what is not at hand, small files first; a file appears under its name when it is complete.
 
     After a cut connection a file goes on where it stopped; after a stop, with the first file that was not complete.
@@ -432,10 +436,16 @@ def _counter(name: str, progress: Progress) -> Any:
         def update(self, n: float | None = 1) -> None:
             progress(name, int(n or 0))
 
+        def update_transfer(self, n: float | None = 1) -> None:
+            """Bytes on the wire; without this method they would get a bar of their own and be counted twice."""
+
+        def set_transfer_postfix_str(self, *args: Any, **options: Any) -> None:
+            """Their speed."""
+
     return Counter
 
 
-def verify(plan: Plan) -> None:
+def verify(plan: Plan, progress: Progress = _unseen) -> None:
     """Compare every file with the hash that the hub gives; one that differs is removed.
 
     Raises:
@@ -445,7 +455,7 @@ def verify(plan: Plan) -> None:
         path = plan.folder / entry.name
         if not path.is_file():
             raise LoadError("E-FILE-MISSING", f"{path} is missing.", "It was removed meanwhile.", "Pull again.")
-        if not _is_intact(path, entry):
+        if not _is_intact(path, entry, progress):
             _discard(plan, entry)
             raise LoadError(
                 "E-PULL-HASH",
@@ -455,7 +465,7 @@ def verify(plan: Plan) -> None:
             )
 
 
-def _is_intact(path: Path, entry: Entry) -> bool:
+def _is_intact(path: Path, entry: Entry, progress: Progress = _unseen) -> bool:
     size = path.stat().st_size
     if size != entry.size:
         return False
@@ -463,6 +473,7 @@ def _is_intact(path: Path, entry: Entry) -> bool:
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK):
             digest.update(chunk)
+            progress(entry.name, len(chunk))
     return digest.hexdigest() == (entry.sha256 or entry.blob)
 
 
@@ -475,7 +486,7 @@ def _discard(plan: Plan, entry: Entry) -> None:
         blob.unlink(missing_ok=True)
 
 
-def convert(plan: Plan) -> list[Path]:
+def convert(plan: Plan, progress: Progress = _unseen) -> list[Path]:
     """Write every pickle as safetensors beside it, once. Call `verify` before: only what is intact is read.
 
     Returns:
@@ -496,6 +507,7 @@ def convert(plan: Plan) -> list[Path]:
             raise
         if target is not None:
             written.append(target)
+        progress(entry.name, entry.size)
     return written
 
 
