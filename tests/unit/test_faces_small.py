@@ -160,6 +160,16 @@ def test_one_person_is_nearer_than_another():
     assert min(other) > SAME_PERSON + 0.1
 
 
+def test_the_template_is_the_mean_face_of_dlib():
+    """Of its points, both eyes by six, the tip of the nose and the corners of the mouth, with a margin of a quarter."""
+    x = [0.121737, 0.187122, 0.265825, 0.334606, 0.260918, 0.182743, 0.645647, 0.714428, 0.793132, 0.858516, 0.79751]
+    y = [0.216423, 0.178758, 0.179852, 0.231733, 0.245099, 0.244077, 0.231733, 0.179852, 0.178758, 0.216423, 0.244077]
+    x, y = [*x, 0.719335, 0.490127, 0.254149, 0.726104], [*y, 0.245099, 0.515625, 0.780233, 0.780233]
+    mean = torch.tensor([x, y]).T
+    mean = torch.cat([mean[:6].mean(0, keepdim=True), mean[6:12].mean(0, keepdim=True), mean[12:]])
+    assert torch.allclose(torch.tensor(CHIP_POINTS), (0.25 + mean) / 1.5 * CHIP, atol=1e-3)
+
+
 def test_a_face_is_cut_out_as_dlib_does():
     """Its points come to lie on the template; in a turned photo as well."""
     spots = torch.tensor(CHIP_POINTS)

@@ -99,10 +99,9 @@ class CenterFace(Network):
     def faces_in(self, photo: Float[Tensor, "3 h w"], threshold: float = THRESHOLD) -> list[Found]:
         """The faces in a photo (RGB, 0 to 255), the surest first."""
         x, scale = fitted(photo)
-        scores, sides, offsets, points = (
-            rearrange(part[0].float().cpu(), "k h w -> (h w) k") for part in self(x[None].to(self.device, self.dtype))
-        )
-        rows, columns = (torch.arange(side // STRIDE) for side in x.shape[1:])
+        x = x[None].to(self.device, self.dtype, memory_format=torch.channels_last)  # in half the time
+        scores, sides, offsets, points = (rearrange(part[0].float().cpu(), "k h w -> (h w) k") for part in self(x))
+        rows, columns = (torch.arange(side // STRIDE) for side in x.shape[2:])
         places = torch.stack(torch.meshgrid(rows, columns, indexing="ij"), dim=-1).reshape(-1, 2)
         middle, sides = (places + offsets + 0.5) * STRIDE, sides.exp() * STRIDE
         corner = middle - sides / 2
