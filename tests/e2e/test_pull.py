@@ -292,6 +292,13 @@ def test_only_what_is_asked_for(pull: Pull, tmp_path: Path):
     assert "E-PULL-ONLY" in pull("--only", "vae/*").err
 
 
+def test_a_terminal_sees_how_far_it_is(pull: Pull):
+    ran = pull("--accept-licence", FORCE_COLOR="1", NO_COLOR="1", COLUMNS="140")  # rich's word for a terminal
+    assert ran.code == Code.OK
+    for doing in ("Fetching", "Comparing", "Converting"):
+        assert doing in ran.err, ran.err
+
+
 def test_files_of_others_are_not_replaced(pull: Pull, tmp_path: Path):
     (tmp_path / "here").mkdir()
     (tmp_path / "here" / "README.md").write_text("my notes")

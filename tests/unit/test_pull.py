@@ -1,6 +1,7 @@
 """Planning what to pull, and what is refused before anything is written; conversion of pickles."""
 
 import dataclasses
+import functools
 import os
 import shutil
 from collections.abc import Callable
@@ -158,6 +159,29 @@ def test_what_could_not_be_verified_is_refused(made: Made, where: tuple[Any, ...
     assert caught.value.code == "E-PULL-META"
 
 
+def test_every_byte_is_counted_once(made: Made, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    import huggingface_hub
+
+    at_server = functools.partial(huggingface_hub.hf_hub_download, endpoint=made.hub.endpoint, token=False)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", at_server)
+    made.hub.files["a.bin"] = os.urandom(24 * 2**20)
+    made.hub.cut["a.bin"] = 15 * 2**20
+    plan = made.plan(to=tmp_path / "here", cache_dir=None)
+    due = {"README.md": 1, "a.bin": 24 * 2**20}
+    for step, names in ((pull.fetch, due), (pull.verify, due), (pull.convert, {})):
+        counted: dict[str, int] = {}
+
+        def count(name: str, more: int, counted: dict[str, int] = counted) -> None:
+            counted[name] = counted.get(name, 0) + more
+
+        if step is pull.convert:  # what this file holds is no pickle
+            with pytest.raises(LoadError):
+                step(plan, count)
+        else:
+            step(plan, count)
+        assert counted == names, step
+
+
 def test_short_names_are_ids():
     assert all("/" in repo for repo in pull.SHORT_NAMES.values())
     assert pull.SHORT_NAMES["pia"] == "openmmlab/PIA-condition-adapter"
@@ -254,6 +278,14 @@ def test_conversion_keeps_every_value(tmp_path: Path, is_zip: bool):
         assert file.metadata() == {"format": "pt"}
 
 
+@pytest.mark.parametrize("nest", ["state_dict", "model", "module"])
+def test_tensors_beside_the_state_of_a_training_come_to_the_top(tmp_path: Path, nest: str):
+    path = pickle_at(tmp_path / "a.ckpt", {"epoch": 3, nest: {"a": noise(3, 5)}, "lr": [0.1]})
+    found = load_file(str(write_converted(path)))
+    assert found.keys() == {"a"}
+    assert torch.equal(found["a"], noise(3, 5))
+
+
 def test_a_failed_conversion_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     path = pickle_at(tmp_path / "a.pt", {"a": noise(3, 5)})
 
@@ -290,7 +322,7 @@ def test_two_pickles_of_one_name_are_left_as_they_are(tmp_path: Path):
     assert [found.name for found in plan.pickles] == ["c.ckpt"]
 
 
-@pytest.mark.parametrize("value", [{"state_dict": {"a": noise(2)}}, [noise(2)], {"a": 1}, b"text"])
+@pytest.mark.parametrize("value", [{"state_dict": {"a": 3}}, [noise(2)], {"a": 1}, b"text", b""])
 def test_what_is_no_table_of_tensors_is_removed(tmp_path: Path, value: Any):
     path = tmp_path / "a.ckpt"
     path.write_bytes(value) if isinstance(value, bytes) else torch.save(value, path)

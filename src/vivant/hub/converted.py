@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vivant.errors import LoadError, OutputError, VivantError
+from vivant.errors import LoadError, OutputError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -45,9 +45,9 @@ def _is_current(path: Path) -> bool:
 def write_converted(path: Path) -> Path | None:
     """Convert a pickle without running anything in it; None if that was done before.
 
-    Tensors under one of `NESTS` come to the top, and what is beside them is left
-    out. The new file appears whole or not at all. It lies beside `path` itself, not beside what `path` links to: the hub's
-    cache names the files that its links lead to by their content. Of tensors that share memory each gets its own.
+    Tensors under one of `NESTS` come to the top, and what is beside them is left out. Of tensors that share memory each
+    gets its own. The new file appears whole or not at all. It lies beside `path` itself, not beside what `path` links
+    to: the hub's cache names the files that its links lead to by their content.
 
     Raises:
         LoadError: E-WEIGHTS-PICKLE for a pickle of more than tensors, E-WEIGHTS-BROKEN for a damaged one.
@@ -56,22 +56,10 @@ def write_converted(path: Path) -> Path | None:
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    from vivant.hub.load import read_file
-
     target = beside(path)
     if _is_current(path) or target.is_symlink():  # a link is a published file, which stays as it is
         return None
-    try:
-        tensors = _apart(_table_in(path) or read_file(path))
-    except (VivantError, MemoryError):
-        raise
-    except Exception as error:  # whatever bytes that are no pickle make its reader raise
-        raise LoadError(
-            "E-WEIGHTS-PICKLE",
-            f"{path} is no pickle of tensors: {type(error).__name__}: {error}.",
-            "Nothing in it was run.",
-            "Get the same weights as .safetensors.",
-        ) from None
+    tensors = _apart(_tensors(path))
     temporary = target.with_name(f".vivant-{secrets.token_hex(6)}.safetensors")
     try:
         save_file(tensors, temporary, metadata={"format": "pt"})
@@ -89,16 +77,38 @@ def write_converted(path: Path) -> Path | None:
     return target
 
 
-def _table_in(path: Path) -> dict[str, "Tensor"] | None:
-    """The tensors of a pickle that holds them under one of the usual names, beside the state of a training."""
+def _tensors(path: Path) -> dict[str, "Tensor"]:
+    """The tensors of a pickle, at its top or under one of `NESTS`."""
+    from vivant.hub.load import read_file
+
+    try:
+        return read_file(path)
+    except LoadError as error:
+        nested = _nested(path) if error.code == "E-WEIGHTS-PICKLE" else None
+        if nested is None:
+            raise
+        return nested
+    except MemoryError:
+        raise
+    except Exception as error:  # whatever bytes that are no pickle make its reader raise
+        raise LoadError(
+            "E-WEIGHTS-PICKLE",
+            f"{path} is no pickle of tensors: {type(error).__name__}: {error}.",
+            "Nothing in it was run.",
+            "Get the same weights as .safetensors.",
+        ) from None
+
+
+def _nested(path: Path) -> dict[str, "Tensor"] | None:
+    """The tensors beside the state of a training; None if there are none."""
     import pickle
 
     import torch
 
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path) or None)
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError):
-        return None  # read_file says why
+    except pickle.UnpicklingError:
+        return None
     for name in NESTS if isinstance(loaded, dict) else ():
         table = loaded.get(name)
         if isinstance(table, dict) and table and all(isinstance(value, torch.Tensor) for value in table.values()):
