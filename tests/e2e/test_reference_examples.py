@@ -7,9 +7,11 @@ where asked.
 
 import doctest
 import io
+import shutil
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import pytest
 import torch
 from huggingface_hub import constants
@@ -18,6 +20,7 @@ from skimage import data
 
 import tiny
 import tiny_consisid as small
+import tiny_faces
 import tiny_repo
 from vivant import ConsisIDPipeline, PIAPipeline
 from vivant.errors import VivantWarning
@@ -109,41 +112,41 @@ def test_an_example_runs_as_it_stands(cache, tmp_path, monkeypatch, name, file, 
 
 
 def filming() -> str:
-    """ConsisID's example from the pipeline on, on the CPU; the identity comes from `faces` and not from a network."""
+    """ConsisID's example on the CPU."""
     text = (FOLDER / "consisid.txt").read_text(encoding="utf-8").replace("cuda", "cpu")
-    lines = [example.source for example in doctest.DocTestParser().get_examples(text)]
-    without = ("consisid_utils", "snapshot_download", "prepare_face_models(")
-    kept = [line for line in lines if not any(words in line for words in without)]
-    assert len(lines) - len(kept) == 4
-    code = "".join(
-        "id_cond, id_vit_hidden, image, face_kps = faces(image)\n" if "process_face_embeddings_infer(" in line else line
-        for line in kept
-    )
-    assert code.count("faces(image)") == 1
+    code = "".join(example.source for example in doctest.DocTestParser().get_examples(text))
     return code.replace("from diffusers", "from vivant")
 
 
-def test_consisid_s_example_films_with_an_identity_made_by_hand(tmp_path, monkeypatch):
-    repository = tmp_path / "BestWishYsh" / "ConsisID-preview"  # where the page puts it
-    small.pipeline(sample_frames=49, max_text_seq_length=226).save_pretrained(repository)
-    monkeypatch.chdir(tmp_path)
-    asked: list[str] = []
+def test_consisid_s_example_films_the_person_in_a_photo(tmp_path, monkeypatch):
+    """All of it: the repository is answered from a prepared folder, the photo's address by a photograph at hand."""
+    prepared = tiny_faces.write(tmp_path / "prepared")
+    pipe = small.pipeline(sample_frames=49, max_text_seq_length=226, is_kps=True, **tiny_faces.TRANSFORMER)
+    pipe.save_pretrained(prepared)
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    portrait, asked = io.BytesIO(), list[str]()
+    Image.fromarray(data.astronaut()).save(portrait, "PNG")
+    monkeypatch.setattr(fetch, "fetch", lambda url: asked.append(url) or portrait.getvalue())
 
-    def faces(image: str) -> Any:
-        asked.append(image)
-        given = small.to(small.face(1), torch.bfloat16)
-        points = [[180, 90], [250, 90], [215, 130], [190, 170], [245, 170]]
-        return given["id_cond"], given["id_vit_hidden"], Image.fromarray(data.astronaut()), points
+    def snapshot_download(repo_id: str, local_dir: str) -> None:
+        asked.append(repo_id)
+        shutil.copytree(prepared, local_dir)
 
-    namespace: dict[str, Any] = {"__name__": "__main__", "faces": faces}
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    namespace: dict[str, Any] = {"__name__": "__main__"}
     with pytest.warns(VivantWarning) as warnings:
         exec(compile(filming(), "consisid.txt", "exec"), namespace)
 
     assert {str(w.message).partition("]")[0][1:] for w in warnings if isinstance(w.message, VivantWarning)} == {
-        "W-KEY-POINTS-UNUSED",
         "W-PROMPT-TRUNCATED",  # the small tokenizer has letters where the real one has words
     }
-    assert [url.partition("?")[0].rpartition("/")[2] for url in asked] == ["consisid_input.png"]
+    assert asked[0] == "BestWishYsh/ConsisID-preview"
+    assert [url.partition("?")[0].rpartition("/")[2] for url in asked[1:]] == ["consisid_input.png"]
+    assert namespace["id_cond"].dtype == torch.bfloat16
+    assert namespace["id_cond"].shape == (1, 29)
+    assert [hidden.shape for hidden in namespace["id_vit_hidden"]] == [(1, 10, 64)] * 5
+    assert (namespace["image"].size, namespace["face_kps"].shape) == ((512, 512), (5, 2))
     pipe, video = namespace["pipe"], namespace["video"]
     assert type(pipe) is ConsisIDPipeline
     assert pipe.dtype == pipe.transformer.dtype == torch.bfloat16
