@@ -299,12 +299,17 @@ def test_a_terminal_sees_how_far_it_is(pull: Pull):
         assert doing in ran.err, ran.err
 
 
-def test_files_of_others_are_not_replaced(pull: Pull, tmp_path: Path):
+def test_files_of_others_are_not_replaced(pull: Pull, hub: Hub, tmp_path: Path):
     (tmp_path / "here").mkdir()
     (tmp_path / "here" / "README.md").write_text("my notes")
     ran = pull("--accept-licence", "--to", "here")
     assert (ran.code, "E-OUTPUT-EXISTS" in ran.err) == (Code.OUTPUT, True)
     assert (tmp_path / "here" / "README.md").read_text() == "my notes"
+    (tmp_path / "here" / RECORD).write_text('{"someone/else": []}')
+    assert "E-OUTPUT-EXISTS" in pull("--accept-licence", "--to", "here").err
+    (tmp_path / "here" / "README.md").write_bytes(hub.files["README.md"])
+    assert pull("--accept-licence", "--to", "here").code == Code.OK
+    assert set(json.loads((tmp_path / "here" / RECORD).read_text())) == {"someone/else", REPO}
 
 
 @pytest.mark.parametrize(

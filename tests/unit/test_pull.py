@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -16,6 +17,8 @@ from safetensors.torch import load_file, save_file
 
 from hub_server import COMMIT, Hub, blob_hash, serving
 from tiny import noise
+from vivant.cli import main
+from vivant.cli.screen import Code
 from vivant.errors import LoadError, OutputError, VivantError
 from vivant.hub import pull
 from vivant.hub.converted import converted, write_converted
@@ -180,6 +183,37 @@ def test_every_byte_is_counted_once(made: Made, monkeypatch: pytest.MonkeyPatch,
         else:
             step(plan, count)
         assert counted == names, step
+
+
+def test_bytes_on_the_wire_and_on_the_disk_are_not_added(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """The client's other protocol reports both, each to a bar of its own if it can."""
+    reporting = pytest.importorskip("huggingface_hub.utils._xet_progress_reporting")
+
+    def download(repo: str, name: str, *, tqdm_class: Any = None, **more: Any) -> None:
+        with reporting.XetDownloadProgressReporter(
+            reconstruction_desc=name, total=10, log_level=20, tqdm_class=tqdm_class
+        ) as reporter:
+            for wire, disk in ((4, 0), (10, 6), (10, 10)):
+                rates = {"total_bytes_completion_rate": 1.0, "total_transfer_bytes_completion_rate": 1.0}
+                done = {"total_bytes_completed": disk, "total_transfer_bytes_completed": wire, "total_bytes": 10}
+                reporter.update_progress(SimpleNamespace(**rates, **done))
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    counts: list[int] = []
+    pull.fetch(plan_of(tmp_path, entry("a.json")), lambda name, count: counts.append(count))
+    assert sum(counts) == 10
+
+
+def test_the_command_asks_for_space_before_consent(
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=4000))
+    assert main(["pull", REPO, "--to", str(tmp_path / "here"), "--json", "--accept-licence"]) == Code.OUTPUT
+    error = json.loads(capfd.readouterr().out)["error"]
+    assert error["code"] == "E-PULL-DISK"
+    assert "4,001 bytes" in error["what"]
+    assert "4,000 are free" in error["what"]
+    assert (made.hub.sent("HEAD"), made.hub.sent("GET"), list(tmp_path.iterdir())) == ([], [], [])
 
 
 def test_short_names_are_ids():

@@ -364,8 +364,8 @@ def accept(plan: Plan) -> None:
 
 
 def _check_folder(plan: Plan) -> None:
-    """A folder without our record may hold files of these names only if they are the same."""
-    if (plan.root / RECORD).is_file():
+    """A folder where this repository was not pulled to may hold files of these names only if they are the same."""
+    if plan.repo in _record(plan):
         return
     for entry in plan.entries:
         path = plan.folder / entry.name
@@ -373,7 +373,7 @@ def _check_folder(plan: Plan) -> None:
             raise OutputError(
                 "E-OUTPUT-EXISTS",
                 f"{path} exists already, and is not the file of {plan.repo}.",
-                "It was not fetched by vivant, so it is not replaced.",
+                "It was not pulled from there, so it is not replaced.",
                 "Give an empty folder.",
             )
 
