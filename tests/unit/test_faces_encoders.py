@@ -21,7 +21,7 @@ from vivant.faces.check import check
 from vivant.faces.encoders import CLIP_MEAN, CLIP_STD, WHITE, Encoders, pixels_of
 from vivant.faces.face import Face, average
 from vivant.faces.found import Found
-from vivant.faces.parse import LABELS
+from vivant.faces.parse import LABELS, BiSeNet
 from vivant.faces.small import SmallFaces
 
 ENCODERS = tiny_faces.seeing()
@@ -51,6 +51,17 @@ class Finding:
 
     def faces_in(self, photo: Tensor) -> list[Found]:
         return self.faces
+
+
+class Skin(BiSeNet):
+    """Takes everything for a face."""
+
+    @classmethod
+    def of(cls, parser: BiSeNet) -> BiSeNet:
+        return cls.from_state(parser.state_dict())
+
+    def labels(self, x: Tensor) -> Tensor:
+        return torch.ones(len(x), *x.shape[2:], dtype=torch.long)
 
 
 def encoders(**changes: Any) -> Encoders:
@@ -104,6 +115,22 @@ def test_the_crop_is_the_chosen_face_s_though_the_other_detector_prefers_another
         face = encoders(scrfd=Finding(*found), detector=Finding(*moved[::-1])).encode_pixels(both, i)
         to_crop = robust(moved[i].points, TEMPLATE)
         assert torch.allclose(face.keypoints, to_crop.apply(found[i].points), atol=1e-3)
+
+
+def test_a_box_is_in_pixels_of_the_photo_though_a_smaller_one_is_seen():
+    large = group("obama.jpg", "biden.jpg", side=900)
+    for i in range(2):
+        due = ENCODERS.encode(large, i)
+        assert ENCODERS.encode(large, due.box).box == due.box
+        assert 900 * i < due.box[0] < due.box[2] < 900 * (i + 1)
+
+
+def test_beyond_the_photo_a_crop_is_grey():
+    """As facexlib has it; the parser may take it for skin."""
+    photo = portrait("obama.jpg")
+    edge = Found((0.0, 0.0, 300.0, 400.0), 0.9, TEMPLATE - 150)
+    seen = encoders(scrfd=Finding(edge), detector=Finding(edge), parser=Skin.of(ENCODERS.parser)).encode_pixels(photo)
+    assert pixels_of(seen.image)[:, 10, 10].tolist() == [132, 133, 135]
 
 
 def test_a_face_that_only_one_detector_finds():
