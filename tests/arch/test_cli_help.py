@@ -78,7 +78,7 @@ def test_only_commands_that_work_are_there():
     assert list(commands()) == [
         *("demo", "animate", "portrait", "pull", "info", "redo", "train", "version"),
         "face check",
-        *("eval pocket", "eval clips", "eval animatebench"),
+        *("eval pocket", "eval clips", "eval animatebench", "eval identity"),
     ]
 
 

@@ -4,9 +4,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer import Argument, Option
+from typer import Argument, Exit, Option
 
-from vivant.cli.screen import Screen, Sections, print_json, reporting
+from vivant.cli.options import choice_of
+from vivant.cli.screen import Code, Screen, Sections, print_json, reporting
 from vivant.errors import InputError, OutputError
 
 if TYPE_CHECKING:
@@ -125,6 +126,50 @@ def animatebench(
         settings = {"motion": motion, "num_inference_steps": num_inference_steps, "seed": seed}
         make_missing(cases, clips, bases, motion_adapter, settings, offline, screen.say)
         finish(screen, output, "AnimateBench", score_bench(cases, clips, scorer), overwrite)
+
+
+@app.command(cls=Sections)
+def identity(
+    photo: Annotated[str, Argument(help="Photo of the person: a path or an http(s) address.")],
+    clips: Annotated[list[str], Argument(help="Clips: files or folders of PNG frames.")],
+    face: Annotated[
+        str,
+        Option(
+            help="Which face of the photo is meant: largest, center, a number from left to right (0, 1, …), or "
+            "LEFT,TOP,RIGHT,BOTTOM in pixels."
+        ),
+    ] = "largest",
+    faces: Annotated[
+        Path | None,
+        Option(
+            help="Folder of antelopev2 with scrfd_10g_bnkps.onnx and glintr100.onnx, for FaceSim-Arc; "
+            "the small networks that ship if not given."
+        ),
+    ] = None,
+    every: Annotated[int, Option(help="Look at one frame of so many.")] = 1,
+    json: Json = False,
+) -> None:
+    """Say how much the person in clips is the person in a photo.
+
+    Numbers of two recognisers cannot be compared: what is printed names the space that they are of. The exit code is 6
+    if no face was found in a clip.
+    """
+    with reporting(json) as screen:
+        choice: Any = choice_of(face)
+        from vivant.evaluate.identity import Stack, check_clips, check_every, likeness
+
+        check_every(every)
+        check_clips(clips)
+        stack = Stack.shipped() if faces is None else Stack.antelope(faces)
+        person = stack.person(photo, choice)
+        found = [likeness(stack, person, clip, every) for clip in clips]
+        for one in found:
+            screen.show(f"{one.file}: {one.summary()}")
+        if screen.json:
+            facts = {"photo": photo, "space": stack.space, "threshold": stack.same_person, "every": every}
+            print_json({**facts, "clips": [one.to_json() for one in found], "warnings": screen.warnings})
+    if any(one.grades for one in found):
+        raise Exit(Code.GRADED)
 
 
 def scorer_of(source: str | None, offline: bool, screen: Screen) -> "ClipScorer | None":
