@@ -1,6 +1,7 @@
 """How much the person in clips is the person in a photo.
 
-With antelopev2 the mean similarity is FaceSim-Arc (ConsisID, arXiv 2411.17440), but for what docs/evaluation.md lists.
+With antelopev2 the mean similarity is FaceSim-Arc (ConsisID, arXiv 2411.17440), but for the details of its program that
+docs/evaluation.md lists.
 """
 
 from collections.abc import Sequence
