@@ -15,11 +15,10 @@ from torch import Tensor
 from torch import device as Device
 from torch import dtype as Dtype
 
-from vivant.faces.antelope import CPU, ArcFace, Scrfd
-from vivant.faces.detect import RetinaFace
-from vivant.faces.encoders import CLIP_MEAN, CLIP_STD, Encoders
+from vivant.faces.antelope import CPU
+from vivant.faces.encoders import CLIP_MEAN, CLIP_STD, Encoders, Recogniser
 from vivant.faces.eva import EvaVisual
-from vivant.faces.found import Choice
+from vivant.faces.found import Choice, Detector
 from vivant.faces.parse import BiSeNet
 from vivant.media.still import Source
 
@@ -29,7 +28,7 @@ Triple = tuple[float, float, float]
 class FaceHelper(NamedTuple):
     """What crops a face and parses it."""
 
-    face_det: RetinaFace
+    face_det: Detector
     face_parse: BiSeNet
 
 
@@ -37,9 +36,9 @@ class FaceModels(NamedTuple):
     """What `prepare_face_models` returns."""
 
     face_helper_1: FaceHelper
-    face_helper_2: ArcFace
+    face_helper_2: Recogniser
     face_clip_model: EvaVisual
-    face_main_model: Scrfd
+    face_main_model: Detector
     eva_transform_mean: Triple
     eva_transform_std: Triple
 
@@ -81,10 +80,10 @@ def prepare_face_models(
 def process_face_embeddings_infer(
     face_helper_1: FaceHelper,
     clip_vision_model: EvaVisual,
-    face_helper_2: ArcFace,
+    face_helper_2: Recogniser,
     eva_transform_mean: Triple,
     eva_transform_std: Triple,
-    app: Scrfd,
+    app: Detector,
     device: Device | str,
     weight_dtype: Dtype,
     img_file_path: Source,
