@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import tiny_faces
+import tiny_repo
 from portraits import WHOLE, portrait
 from tolerances import assert_parity
 from vivant.errors import InputError, LoadError
@@ -333,6 +334,12 @@ def test_a_file_that_is_missing_is_named(tmp_path, name):
     (repository / "face_encoder" / name).unlink()
     with pytest.raises(LoadError, match=r"E-FACE-MODEL.*" + Path(name).name):
         Encoders.from_pretrained(repository)
+
+
+def test_a_hub_repository_is_read_with_a_word_about_its_licence(tmp_path):
+    tiny_repo.into_cache(tmp_path / "cache", "people/consisid", tiny_faces.write(tmp_path / "repo"))
+    with pytest.warns(UserWarning, match="W-FACE-LICENCE"):
+        Encoders.from_pretrained("people/consisid", cache_dir=tmp_path / "cache", local_files_only=True)
 
 
 def test_json_of_a_check_holds_plain_values():

@@ -23,9 +23,8 @@ from vivant.faces.encoders import pixels_of
 from vivant.faces.found import Choice, Detector, choose
 from vivant.faces.quality import Grade
 from vivant.faces.small import SmallFaces
-from vivant.media.decode import probe
+from vivant.media.decode import frames_in, probe
 from vivant.media.still import Source, read_still
-from vivant.media.stream import frames_in
 
 
 @runtime_checkable

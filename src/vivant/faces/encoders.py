@@ -5,6 +5,7 @@ diffusers, without their mixing of two people in a picture of several: there the
 the crop is that of the most central one.
 """
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -135,6 +136,11 @@ class Encoders:
         providers: Sequence[str] = CPU,
     ) -> Self:
         """As `from_pretrained`."""
+        if not os.path.isdir(source.source):
+            warn(
+                "W-FACE-LICENCE",
+                "The recogniser antelopev2, which the repository holds, is licensed for non-commercial research only.",
+            )
         folder = locate(source, [f"{FOLDER}/{name}" for name in FILES]) / FOLDER
         files = {name: converted(folder / name) for name in FILES}
         absent = [name for name, path in files.items() if not path.is_file()]

@@ -61,26 +61,35 @@ def read_clip(path: str | PathLike[str]) -> tuple[UInt8[np.ndarray, "f h w 3"], 
         LoadError: E-CLIP-MISSING, E-CLIP-FORMAT, E-CLIP-BROKEN, or E-CLIP-SIZE for more than 64 megapixels a frame
             or 4 GiB in all.
     """
-    path = Path(path)
+    rate = None if os.path.isdir(path) else probe(path).fps
     frames: list[np.ndarray] = []
     num_bytes = 0
+    for pixels in frames_in(path):
+        num_bytes += pixels.nbytes
+        if num_bytes > MAX_CLIP_BYTES:
+            raise LoadError("E-CLIP-SIZE", f"{path} holds more than {MAX_CLIP_BYTES >> 30} GiB of pixels.")
+        frames.append(pixels)
+    return np.stack(frames), rate
+
+
+def frames_in(path: str | PathLike[str]) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
+    """The frames of a clip one after the other, however long it is; see `read_clip`.
+
+    Raises:
+        LoadError: as `read_clip`, but for the size in all.
+    """
+    path, num = Path(path), 0
     try:
         if os.path.isdir(path):  # unlike Path.is_dir, it answers for names that the system cannot hold
-            files = _numbered(path)
-            pictures = (pixels for file in files for pixels in _pictures(file, "png"))
-            rate = None
+            pictures = (pixels for file in _numbered(path) for pixels in _pictures(file, "png"))
         else:
             kind = container_of(path)
-            rate = _info(path, kind).fps
             pictures = _film(path, kind) if kind in ("mp4", "webm") else _pictures(path, kind)
         for pixels in pictures:
-            num_bytes += pixels.nbytes
-            if num_bytes > MAX_CLIP_BYTES:
-                raise LoadError("E-CLIP-SIZE", f"{path} holds more than {MAX_CLIP_BYTES >> 30} GiB of pixels.")
-            frames.append(pixels)
-        if not frames:
+            num += 1
+            yield pixels
+        if not num:
             raise ValueError("It holds no frame.")
-        return np.stack(frames), rate
     except LoadError:
         raise
     except (*_DAMAGE, FFmpegError) as error:
