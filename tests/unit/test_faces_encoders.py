@@ -17,7 +17,7 @@ import tiny_repo
 from portraits import WHOLE, portrait
 from tolerances import assert_parity
 from vivant.errors import InputError, LoadError
-from vivant.faces.align import CROP_POINTS, Similarity, robust, shrunken
+from vivant.faces.align import CROP_POINTS, robust, shrunken
 from vivant.faces.check import check
 from vivant.faces.encoders import CLIP_MEAN, CLIP_STD, WHITE, Encoders, pixels_of
 from vivant.faces.face import Face, average
@@ -347,8 +347,3 @@ def test_json_of_a_check_holds_plain_values():
     told = json.loads(json.dumps(found.to_json()))
     assert (told["width"], told["height"], len(told["faces"]), told["chosen"] in (0, 1)) == (1000, 500, 2, True)
     assert told["quality"].keys() == {"size", "yaw", "roll", "blur", "margin"}
-
-
-def test_the_identity_maps_a_photo_to_itself():
-    points = TEMPLATE.clone()
-    assert torch.equal(Similarity(1, 0).apply(points), points)

@@ -7,7 +7,7 @@ docs/evaluation.md lists.
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, Self, runtime_checkable
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -20,23 +20,11 @@ from vivant.errors import InputError
 from vivant.faces.antelope import DETECTOR, RECOGNISER, ArcFace, Scrfd
 from vivant.faces.dlib import SAME_PERSON
 from vivant.faces.encoders import pixels_of
-from vivant.faces.found import Choice, Detector, choose
+from vivant.faces.found import Choice, Detector, Recogniser, choose
 from vivant.faces.quality import Grade
 from vivant.faces.small import SmallFaces
 from vivant.media.decode import frames_in, probe
 from vivant.media.still import Source, read_still
-
-
-@runtime_checkable
-class Recogniser(Protocol):
-    """What tells faces apart, and the name of what its embeddings can be compared with."""
-
-    @property
-    def SPACE(self) -> str: ...
-
-    def embed(self, photo: Float[Tensor, "3 h w"], points: Float[Tensor, "5 2"]) -> Float[Tensor, "1 e"]:
-        """The embedding of a face in a photo (RGB, 0 to 255)."""
-        ...
 
 
 @dataclass(frozen=True, eq=False)

@@ -25,7 +25,7 @@ from vivant.faces.antelope import CPU, DETECTOR, RECOGNISER, ArcFace, Scrfd
 from vivant.faces.detect import RetinaFace
 from vivant.faces.eva import EvaVisual, Seen
 from vivant.faces.face import Face, average
-from vivant.faces.found import Choice, Detector, Found, choose, same_as, scaled
+from vivant.faces.found import Choice, Detector, Found, Recogniser, choose, same_as, scaled
 from vivant.faces.parse import LABELS, BiSeNet
 from vivant.faces.quality import measure
 from vivant.hub.converted import converted
@@ -59,12 +59,8 @@ class Faces(NamedTuple):
 
 
 @runtime_checkable
-class Recogniser(Protocol):
-    """What tells faces apart."""
-
-    def embed(self, photo: Float[Tensor, "3 h w"], points: Float[Tensor, "5 2"]) -> Float[Tensor, "1 e"]:
-        """The embedding, not normalised, of a face in a photo (RGB, 0 to 255)."""
-        ...
+class CropRecogniser(Recogniser, Protocol):
+    """One that can do without points."""
 
     def embed_crop(self, crop: Float[Tensor, "3 h w"]) -> Float[Tensor, "1 e"]:
         """The embedding of a picture that shows nothing but the face."""
@@ -89,7 +85,7 @@ class Encoders:
     parser: BiSeNet
     vision: EvaVisual
     scrfd: Detector
-    arcface: Recogniser
+    arcface: CropRecogniser
     mean: tuple[float, float, float] = CLIP_MEAN
     std: tuple[float, float, float] = CLIP_STD
 

@@ -62,6 +62,18 @@ class Detector(Protocol):
         ...
 
 
+@runtime_checkable
+class Recogniser(Protocol):
+    """What tells faces apart, and the name of what its embeddings can be compared with."""
+
+    @property
+    def SPACE(self) -> str: ...
+
+    def embed(self, photo: Float[Tensor, "3 h w"], points: Float[Tensor, "5 2"]) -> Float[Tensor, "1 e"]:
+        """The embedding, not normalised, of a face in a photo (RGB, 0 to 255)."""
+        ...
+
+
 def overlap(a: Float[Tensor, "n 4"], b: Float[Tensor, "m 4"], pixel: float = 0.0) -> Float[Tensor, "n m"]:
     """What each two boxes share, as a part of what they cover together.
 

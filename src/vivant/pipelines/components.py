@@ -37,6 +37,11 @@ class Entry(NamedTuple):
     library: str
     class_name: str
 
+    @property
+    def full_name(self) -> str:
+        """As it is imported."""
+        return ".".join(self)
+
 
 def entries(index: Mapping[str, Any]) -> dict[str, Entry | None]:
     """The components that a `model_index.json` lists; None where it lists one as absent."""
@@ -59,7 +64,7 @@ def check_readable(name: str, entry: Entry) -> None:
     if not is_readable(entry):
         raise LoadError(
             "E-COMPONENT-CLASS",
-            f"{name} is a {entry.library}.{entry.class_name}, which vivant cannot read.",
+            f"{name} is a {entry.full_name}, which vivant cannot read.",
             "",
             f"Load the component yourself and pass it as {name}=…, or use another repository.",
         )

@@ -130,7 +130,7 @@ def _check_family(repo: str | Path, index: Mapping[str, Any], listed: Mapping[st
 
 def _check_class(name: str, entry: parts.Entry | None, allowed: Sequence[str]) -> None:
     if entry is None or entry.class_name not in allowed:
-        found = "None" if entry is None else f"{entry.library}.{entry.class_name}"
+        found = "None" if entry is None else entry.full_name
         raise LoadError("E-COMPONENT-CLASS", f"{name} is {found}.", f"ConsisID needs {' or '.join(allowed)}.")
 
 

@@ -16,7 +16,7 @@ from torch import device as Device
 from torch import dtype as Dtype
 
 from vivant.faces.antelope import CPU
-from vivant.faces.encoders import CLIP_MEAN, CLIP_STD, Encoders, Recogniser
+from vivant.faces.encoders import CLIP_MEAN, CLIP_STD, CropRecogniser, Encoders
 from vivant.faces.eva import EvaVisual
 from vivant.faces.found import Choice, Detector
 from vivant.faces.parse import BiSeNet
@@ -36,7 +36,7 @@ class FaceModels(NamedTuple):
     """What `prepare_face_models` returns."""
 
     face_helper_1: FaceHelper
-    face_helper_2: Recogniser
+    face_helper_2: CropRecogniser
     face_clip_model: EvaVisual
     face_main_model: Detector
     eva_transform_mean: Triple
@@ -80,7 +80,7 @@ def prepare_face_models(
 def process_face_embeddings_infer(
     face_helper_1: FaceHelper,
     clip_vision_model: EvaVisual,
-    face_helper_2: Recogniser,
+    face_helper_2: CropRecogniser,
     eva_transform_mean: Triple,
     eva_transform_std: Triple,
     app: Detector,
