@@ -136,7 +136,9 @@ class DPMSinglestep:
         refuse_custom(self, sigmas=sigmas)
         told, levels = self._track(num_steps, timesteps)
         orders = self._orders(len(told))
-        return tuple(self._step(i, int(t), order, levels) for i, (t, order) in enumerate(zip(told, orders, strict=True)))
+        return tuple(
+            self._step(i, int(t), order, levels) for i, (t, order) in enumerate(zip(told, orders, strict=True))
+        )
 
     def _track(self, num_steps: int | None, timesteps: Numbers | None) -> Track:
         """Timesteps and levels; Karras sigmas have their nearest timesteps, where several may coincide."""

@@ -160,9 +160,7 @@ class Distilled(Protocol):
     def original_inference_steps(self) -> int: ...
 
 
-def chosen_timesteps(
-    of: Distilled, num_steps: int | None, timesteps: Numbers | None, strength: float
-) -> np.ndarray:
+def chosen_timesteps(of: Distilled, num_steps: int | None, timesteps: Numbers | None, strength: float) -> np.ndarray:
     """The timesteps of a run, from those of the distillation or custom; noisiest first.
 
     Raises:
