@@ -207,7 +207,7 @@ def _begin_distilled(
     count = None if num_steps is None else operator.index(num_steps)
     told = None if timesteps is None else [float(t) for t in timesteps]
     schedule = solver.schedule(count, timesteps=told, strength=strength)
-    scheduler._begin(schedule, count or len(told or ()), device)
+    scheduler.begin(schedule, count or len(told or ()), device)
 
 
 class EulerAncestralDiscreteScheduler(Scheduler):
