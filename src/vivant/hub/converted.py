@@ -3,7 +3,6 @@
 import contextlib
 import os
 import secrets
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -78,42 +77,17 @@ def write_converted(path: Path) -> Path | None:
 
 
 def _tensors(path: Path) -> dict[str, "Tensor"]:
-    """The tensors of a pickle, at its top or under one of `NESTS`."""
-    from vivant.hub.load import read_file
+    """The tensors of a pickle, at its top or, beside the state of a training, under one of `NESTS`."""
+    from torch import Tensor
 
-    try:
-        return read_file(path)
-    except LoadError as error:
-        nested = _nested(path) if error.code == "E-WEIGHTS-PICKLE" else None
-        if nested is None:
-            raise
-        return nested
-    except MemoryError:
-        raise
-    except Exception as error:  # whatever bytes that are no pickle make its reader raise
-        raise LoadError(
-            "E-WEIGHTS-PICKLE",
-            f"{path} is no pickle of tensors: {type(error).__name__}: {error}.",
-            "Nothing in it was run.",
-            "Get the same weights as .safetensors.",
-        ) from None
+    from vivant.hub.load import read_object
 
-
-def _nested(path: Path) -> dict[str, "Tensor"] | None:
-    """The tensors beside the state of a training; None if there are none."""
-    import pickle
-
-    import torch
-
-    try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path) or None)
-    except pickle.UnpicklingError:
-        return None
-    for name in NESTS if isinstance(loaded, dict) else ():
-        table = loaded.get(name)
-        if isinstance(table, dict) and table and all(isinstance(value, torch.Tensor) for value in table.values()):
-            return {str(key): value.detach() for key, value in table.items()}
-    return None
+    content = read_object(path)
+    tables = [content, *(content.get(name) for name in NESTS)] if isinstance(content, dict) else []
+    for table in tables:
+        if isinstance(table, dict) and table and all(isinstance(value, Tensor) for value in table.values()):
+            return {str(name): value.detach() for name, value in table.items()}
+    raise LoadError("E-WEIGHTS-PICKLE", f"{path} is not a table of tensors.", "", "Get it as .safetensors.")
 
 
 def _apart(tensors: Mapping[str, "Tensor"]) -> dict[str, "Tensor"]:

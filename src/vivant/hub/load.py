@@ -8,6 +8,7 @@ import uuid
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -98,21 +99,38 @@ def _shards(folder: Path, index: str) -> list[Path]:
     return [folder / name for name in names]
 
 
+def is_safetensors(path: Path) -> bool:
+    """Whether a file is to be read as safetensors: by its name, as everything else is a pickle."""
+    return path.suffix.lower() in (".safetensors", ".sft")
+
+
 def read_file(path: Path) -> dict[str, Tensor]:
     """Read one flat file of tensors, ``.safetensors`` or a torch pickle, without running anything stored in it.
 
     Raises:
         LoadError: E-WEIGHTS-BROKEN for a damaged file, E-WEIGHTS-PICKLE for a pickle that holds more than tensors.
     """
-    if path.suffix == ".safetensors":
+    if is_safetensors(path):
         try:
             with safe_open(path, framework="pt", device="cpu") as file:
                 return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
         except (SafetensorError, OSError, ValueError) as error:
-            raise _broken(path, error) from None
+            raise broken(path, error) from None
+    loaded = read_object(path)
+    if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
+        raise LoadError("E-WEIGHTS-PICKLE", f"{path} is not a flat table of tensors.", "", "Get it as .safetensors.")
+    return {str(name): value.detach() for name, value in loaded.items()}
+
+
+def read_object(path: Path) -> Any:
+    """What a torch pickle holds, tables in tables included, without running anything stored in it.
+
+    Raises:
+        LoadError: E-WEIGHTS-BROKEN for a damaged file, E-WEIGHTS-PICKLE for a pickle that holds more than data.
+    """
     try:
         # Only the zip format of torch >= 1.6 can be mapped.
-        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path) or None)
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path) or None)
     except pickle.UnpicklingError:
         raise LoadError(
             "E-WEIGHTS-PICKLE",
@@ -120,14 +138,12 @@ def read_file(path: Path) -> dict[str, Tensor]:
             "Reading the latter could run code, so it was not read.",
             "Get the same weights as .safetensors.",
         ) from None
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise _broken(path, error) from None
-    if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
-        raise LoadError("E-WEIGHTS-PICKLE", f"{path} is not a flat table of tensors.", "", "Get it as .safetensors.")
-    return {str(name): value.detach() for name, value in loaded.items()}
+    except Exception as error:  # the interpreter of pickles lets escape whatever damaged bytes make of it
+        raise broken(path, error) from None
 
 
-def _broken(path: Path, error: Exception) -> LoadError:
+def broken(path: Path, error: Exception) -> LoadError:
+    """What to raise for a file that cannot be read: E-WEIGHTS-BROKEN, with what is known of it."""
     size = path.stat().st_size if path.is_file() else 0
     text = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
     pointer = size < 1024 and path.is_file() and path.read_bytes().startswith(b"version https://git-lfs")
