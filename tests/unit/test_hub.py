@@ -20,7 +20,7 @@ from vivant.config import dump_json, load_json
 from vivant.errors import LoadError, OutputError, VivantWarning
 from vivant.hub import load
 from vivant.hub.load import check_keys, read_file, read_weights, shard_bytes, write_weights
-from vivant.hub.repo import Source, WeightName, locate, pick_weights, read_weight_name, variants, wanted
+from vivant.hub.repo import Source, WeightName, locate, locate_file, pick_weights, read_weight_name, variants, wanted
 from vivant.hub.report import compare
 
 STEM = "diffusion_pytorch_model"
@@ -174,7 +174,7 @@ def test_a_revision_names_no_file(tmp_path, revision):
 def test_a_file_is_not_a_repository(tmp_path):
     path = tmp_path / "model.safetensors"
     path.write_bytes(b"")
-    with pytest.raises(LoadError, match=r"E-REPO-FILE.*Give the folder; .* not read yet"):
+    with pytest.raises(LoadError, match=r"E-REPO-FILE.*Give the folder; from_single_file reads"):
         locate(Source(path), ["*"])
 
 
@@ -531,3 +531,35 @@ def test_round_trip_with_the_oracle(tmp_path, shard, variant):
     assert (len(files(tmp_path / "ours")) > 2) == (shard == "20KB")
     back = diffusers.AutoencoderKL.from_pretrained(tmp_path / "ours", variant=variant)
     assert_same(back.state_dict(), vae.state_dict())
+
+
+def test_one_file_is_found_by_its_path_by_its_name_or_by_being_the_usual_one(tmp_path: Path):
+    usual = ("lora.safetensors", "lora.bin")
+    inner = tmp_path / "deep" / "er"
+    inner.mkdir(parents=True)
+    for path in (inner / "a.safetensors", inner / "b.txt"):
+        path.write_bytes(b"x")
+    assert locate_file(Source(inner / "b.txt"), None, usual) == inner / "b.txt"
+    assert locate_file(Source(tmp_path), "deep/er/b.txt", usual) == inner / "b.txt"
+    assert locate_file(Source(tmp_path, "deep"), "er/b.txt", usual) == inner / "b.txt"
+    assert locate_file(Source(inner), None, usual) == inner / "a.safetensors"  # the only one of the kind
+    (inner / "c.bin").write_bytes(b"x")
+    with pytest.raises(LoadError, match=r"E-FILE-NAME.*weight_name"):
+        locate_file(Source(inner), None, usual)
+    (inner / "lora.bin").write_bytes(b"x")
+    assert locate_file(Source(inner), None, usual) == inner / "lora.bin"
+    (inner / "lora.safetensors").write_bytes(b"x")
+    assert locate_file(Source(inner), None, usual) == inner / "lora.safetensors"
+
+
+@pytest.mark.parametrize(
+    ("name", "code"), [("../x.bin", "E-REPO-PATH"), ("/etc/passwd", "E-REPO-PATH"), ("absent.bin", "E-FILE-MISSING")]
+)
+def test_one_file_is_looked_for_inside_the_repository_only(tmp_path: Path, name: str, code: str):
+    (tmp_path / "x.bin").write_bytes(b"x")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "y.bin").write_bytes(b"x")
+    with pytest.raises(LoadError, match=code):
+        locate_file(Source(tmp_path / "folder"), name, ("a.bin",))
+    with pytest.raises(LoadError, match="E-FILE-NAME"):
+        locate_file(Source(tmp_path / "x.bin"), "y.bin", ("a.bin",))

@@ -7,7 +7,7 @@ same for a folder and for a repository of which only the chosen files are fetche
 import os
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, Literal
@@ -204,6 +204,48 @@ def locate(source: Source, files: Sequence[str]) -> Path:
     return folder
 
 
+def locate_file(source: Source, name: str | None, usual: Sequence[str], argument: str = "weight_name") -> Path:
+    """Find one file: `source` itself if it is a file, else `name` in that folder or hub repository.
+
+    Args:
+        source: where to look; its `subfolder` counts for folders and repositories.
+        name: of the file, perhaps with folders before it. None takes the first of `usual` that is there, and in a
+            local folder the only file of a kind that those are of.
+        usual: names that such files have where nobody says otherwise.
+        argument: what the caller calls `name`, for the messages.
+
+    Raises:
+        LoadError: E-FILE-MISSING, E-FILE-NAME when a name is needed to choose, and as `locate`.
+    """
+    text = str(source.source)
+    path = Path(source.source).expanduser()
+    if "\0" not in text and os.path.isfile(path):
+        if name is not None and path.name != name:
+            raise LoadError("E-FILE-NAME", f"{path} is a file, and {argument}={name!r} names another one.")
+        return path
+    if name is not None:
+        inner = _checked_subfolder(name)
+        place = replace(source, subfolder=str(_checked_subfolder(source.subfolder) / inner.parent))
+        folder = locate(place, [inner.name])
+        if not (folder / inner.name).is_file():
+            raise LoadError("E-FILE-MISSING", f"{folder} has no file {inner.name}.", "", f"Check {argument}.")
+        return folder / inner.name
+    folder = locate(source, usual)
+    found = [folder / one for one in usual if (folder / one).is_file()]
+    if not found and _local_folder(source.source) is not None:
+        endings = {PurePosixPath(one).suffix for one in usual}
+        found = sorted(child for child in folder.iterdir() if child.suffix in endings and child.is_file())
+        found = found if len(found) == 1 else []
+    if not found:
+        raise LoadError(
+            "E-FILE-NAME",
+            f"{folder} does not say which of its files is meant.",
+            f"None is called {' or '.join(usual)}.",
+            f"Name it with {argument}.",
+        )
+    return found[0]
+
+
 def _checked_subfolder(subfolder: str | None) -> PurePosixPath:
     """A relative path that stays inside the repository."""
     text = subfolder or "."
@@ -226,7 +268,7 @@ def _local_folder(source: str | Path) -> Path | None:
             "E-REPO-FILE",
             f"{path} is a file, not a repository folder.",
             "A repository is a folder with model_index.json or config.json.",
-            "Give the folder; single-file checkpoints are not read yet.",
+            "Give the folder; from_single_file reads a whole model in one file.",
         )
     return path if os.path.isdir(path) else None
 
