@@ -532,7 +532,7 @@ def test_a_scheduler_that_we_lack_carries_its_configuration(tmp_path):
 
 
 def test_every_scheduler_is_found_by_its_name():
-    assert len(SCHEDULERS) == 12
+    assert len(SCHEDULERS) == 14
     for name, kind in SCHEDULERS.items():
         assert scheduler_class(name) is kind
         assert kind.__name__ == name

@@ -169,11 +169,11 @@ class DPMSolver:
         back = (lam - log_snr(levels[i - 1])[2]) / h if order > 1 else torch.tensor(1.0)
         back2 = (log_snr(levels[i - 1])[2] - log_snr(levels[i - 2])[2]) / h if order > 2 else torch.tensor(1.0)
         if self.algorithm_type == "dpmsolver":
-            weights = _noise_weights(alpha_next / alpha, sigma_next, h)
+            weights = noise_weights(alpha_next / alpha, sigma_next, h)
         elif self.algorithm_type == "dpmsolver++":
-            weights = _sample_weights(sigma_next / sigma, alpha_next, h)
+            weights = sample_weights(sigma_next / sigma, alpha_next, h)
         else:
-            weights = _sde_weights(sigma_next / sigma, alpha_next, sigma_next, h)
+            weights = sde_weights(sigma_next / sigma, alpha_next, sigma_next, h)
         x, d0, d1, d2, noise = (w.item() for w in weights)
         second = 0.5 * d0 if self.solver_type == "midpoint" else d1
         return DPMStep(
@@ -249,7 +249,7 @@ class DPMSolver:
         return threshold(x0, self.dynamic_thresholding_ratio, self.sample_max_value) if self.thresholding else x0
 
 
-def _sample_weights(keep: Tensor, alpha: Tensor, h: Tensor) -> tuple[Tensor, ...]:
+def sample_weights(keep: Tensor, alpha: Tensor, h: Tensor) -> tuple[Tensor, ...]:
     """x, D0, D1 (Taylor form), D2, noise of dpmsolver++."""
     decay = torch.exp(-h) - 1.0
     return (
@@ -261,7 +261,7 @@ def _sample_weights(keep: Tensor, alpha: Tensor, h: Tensor) -> tuple[Tensor, ...
     )
 
 
-def _sde_weights(keep: Tensor, alpha: Tensor, sigma: Tensor, h: Tensor) -> tuple[Tensor, ...]:
+def sde_weights(keep: Tensor, alpha: Tensor, sigma: Tensor, h: Tensor) -> tuple[Tensor, ...]:
     """x, D0, D1 (Taylor form), D2, noise of sde-dpmsolver++."""
     gain = 1.0 - torch.exp(-2.0 * h)
     return (
@@ -273,7 +273,7 @@ def _sde_weights(keep: Tensor, alpha: Tensor, sigma: Tensor, h: Tensor) -> tuple
     )
 
 
-def _noise_weights(keep: Tensor, sigma: Tensor, h: Tensor) -> tuple[Tensor, ...]:
+def noise_weights(keep: Tensor, sigma: Tensor, h: Tensor) -> tuple[Tensor, ...]:
     """x, D0, D1 (Taylor form), D2, noise of dpmsolver."""
     growth = torch.exp(h) - 1.0
     return (
