@@ -34,11 +34,13 @@ class Keymap:
         layout: its name, for messages.
         rows: applied one after the other, each to what the ones before it made of a name.
         drop: regular expressions for whole names of the other layout that no network of ours has.
+        twins: from a name of the other layout to another one under which it holds the same tensor once more.
     """
 
     layout: str
     rows: tuple[Row, ...]
     drop: tuple[str, ...] = ()
+    twins: tuple[Row, ...] = ()
 
     def name(self, ours: str) -> str:
         """What one of our names is called."""
@@ -81,6 +83,11 @@ class Keymap:
     def drops(self, theirs: str) -> bool:
         """Whether a name of the other layout is to be left aside."""
         return any(re.fullmatch(pattern, theirs) for pattern in self.drop)
+
+    def twin(self, theirs: str) -> str | None:
+        """Another name of the same tensor, if the layout has it twice."""
+        found = (re.sub(row.pattern, row.replacement, theirs) for row in self.twins)
+        return next((name for name in found if name != theirs), None)
 
 
 def inverted(table: Mapping[str, str]) -> dict[str, str]:

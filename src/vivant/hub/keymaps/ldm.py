@@ -14,18 +14,19 @@ UNET = "model.diffusion_model."
 """What the UNet's names begin with in a file of a whole model."""
 VAE = "first_stage_model."
 """What the autoencoder's names begin with there."""
-TEXT = "cond_stage_model.transformer."
+TEXT = "cond_stage_model.transformer.text_model."
 """What the text encoder's names begin with there."""
 
 DROP = (
     r"model_ema\..*",  # averages of the training
     r"(alphas|betas|log_one_minus|posterior|sqrt)\w*",  # tables of the noise schedule
-    r"(logvar|scale_factor|model_sigmas|denoiser\.\w+|v_pred|ztsnr)",
+    r"(logvar|scale_factor|model_sigmas|denoiser\.\w+)",
+    r"(v_pred|ztsnr)",  # empty: they say how the model was trained, see `prediction`
     r"(first_stage_model\.)?loss\..*",  # the critic of the autoencoder's training
     r"(first_stage_model\.)?(model_ema|discriminator)\..*",
-    r"cond_stage_model\.(transformer\.)?(vision_model|visual_projection)\..*",  # the image half of a whole CLIP
-    r"cond_stage_model\.(transformer\.)?(logit_scale|text_projection(\.weight)?)",
-    r"cond_stage_model\.transformer\.(text_model\.)?embeddings\.position_ids",  # 0 to 76, sometimes as float
+    r"(cond_stage_model\.)?(transformer\.)?(vision_model|visual_projection)\..*",  # the image half of a whole CLIP
+    r"(cond_stage_model\.)?(transformer\.)?(logit_scale|text_projection(\.weight)?)",
+    r"(cond_stage_model\.transformer\.)?(text_model\.)?embeddings\.position_ids",  # 0 to 76, sometimes as float
     r"(embedding_manager|lvlm|safety_checker)\..*",
     r"(epoch|global_step|iteration)",
 )
@@ -119,10 +120,10 @@ def vae(config: Mapping[str, Any], prefix: str = VAE) -> Keymap:
     return Keymap(LAYOUT, tuple(rows), DROP)
 
 
-def text(prefix: str = TEXT) -> Keymap:
-    """The names of CLIP's text encoder: those of its published files behind a prefix."""
+def text(config: Mapping[str, Any] | None = None, prefix: str = TEXT) -> Keymap:
+    """The names of CLIP's text encoder: those of its published files behind a prefix, whatever its configuration."""
     # Older versions of transformers have the level text_model in the network, newer ones only in files.
-    return Keymap(LAYOUT, (Row(r"^(text_model\.)?", rf"{prefix}text_model."),), DROP)
+    return Keymap(LAYOUT, (Row(r"^(text_model\.)?", prefix),), DROP)
 
 
 def unet_table(layers: Iterable[str], config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
@@ -140,9 +141,9 @@ def unet_table(layers: Iterable[str], config: Mapping[str, Any], prefix: str = "
     return {name: keymap.name(f"{name}.")[:-1] for name in layers if ".motion_modules." not in name}
 
 
-def text_table(layers: Iterable[str], prefix: str = "") -> dict[str, str]:
+def text_table(layers: Iterable[str], prefix: str = "text_model.") -> dict[str, str]:
     """Names of the text encoder's layers to those of its published files, which begin with `text_model.`."""
-    keymap = text(prefix)
+    keymap = text(prefix=prefix)
     return {name: keymap.name(name) for name in layers}
 
 
