@@ -142,7 +142,7 @@ EVERY = {
 NOT_OF_THE_REQUEST = {
     *("photo", "output", "overwrite", "enlarge", "json", "size"),
     *("base", "motion_adapter", "numerics", "dtype", "device", "compile", "variant", "revision", "adapter_revision"),
-    *("cache_dir", "offline", "residency", "loras", "embeddings", "sampler"),
+    *("cache_dir", "offline", "residency", "loras", "embeddings", "sampler", "vae", "config"),
 }
 
 

@@ -57,8 +57,8 @@ def animate(
         str | None,
         option(
             "--base",
-            "Stable Diffusion 1.5 repository: a folder or a hub id; the small model that ships with vivant (64 x 64 "
-            "pixels) if not given.",
+            "Stable Diffusion 1.5: a folder, a hub id or a file of a whole model; the small model that ships with "
+            "vivant (64 x 64 pixels) if not given.",
             MODELS,
         ),
     ] = None,
@@ -66,7 +66,18 @@ def animate(
         str | None,
         option(
             "--motion-adapter",
-            "PIA's motion adapter: a folder or a hub id; openmmlab/PIA-condition-adapter if not given.",
+            "PIA's motion adapter: a folder, a hub id or a file; openmmlab/PIA-condition-adapter if not given.",
+            MODELS,
+        ),
+    ] = None,
+    vae: Annotated[
+        str | None, option("--vae", "A VAE in place of the base's: a file, a folder or a hub id.", MODELS)
+    ] = None,
+    config: Annotated[
+        str | None,
+        option(
+            "--config",
+            "Repository with the configurations of a base in one file that is not plain Stable Diffusion 1.5.",
             MODELS,
         ),
     ] = None,
@@ -267,6 +278,8 @@ def animate(
             loras=tuple(weighted(text) for text in loras or ()),
             embeddings=tuple(worded(text) for text in embeddings or ()),
             sampler=sampler,
+            config=config,
+            vae=vae,
         )
         making.animate(screen, loading, photo, prompt, request, output, overwrite, enlarge)
 

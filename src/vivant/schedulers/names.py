@@ -135,7 +135,9 @@ def named(name: str, config: Mapping[str, Any]) -> Scheduler:
 def _plain(name: str) -> str:
     """A name as it is compared: ``k_dpmpp_2s_ancestral`` is ``dpm++ 2s a``."""
     text = " ".join(str(name).casefold().replace("_", " ").split()).removeprefix("k ")
-    text = re.sub(r"\bdpmpp\b", "dpm++", text).replace("dpm 2", "dpm2").replace("uni pc", "unipc").replace("pndm", "plms")
+    text = (
+        re.sub(r"\bdpmpp\b", "dpm++", text).replace("dpm 2", "dpm2").replace("uni pc", "unipc").replace("pndm", "plms")
+    )
     return re.sub(r"\bancestral\b", "a", text).replace("sgmuniform", "sgm uniform").replace("iplms", "ipndm")
 
 
