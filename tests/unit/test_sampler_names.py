@@ -115,7 +115,9 @@ def test_a_name_means_the_same_whatever_sampler_was_there_before():
     two = named("DPM++ 2M Karras", one.config)
     assert repr(two) == repr(named("DPM++ 2M Karras", SD15))
     assert repr(named("Euler", two.config)) == repr(named("Euler", SD15))
-    clipped = DDIMScheduler.from_config({**SD15, "clip_sample": True, "thresholding": True, "prediction_type": "sample"})
+    clipped = DDIMScheduler.from_config(
+        {**SD15, "clip_sample": True, "thresholding": True, "prediction_type": "sample"}
+    )
     assert repr(named("DDIM", clipped.config)) == repr(named("DDIM", {**SD15, "prediction_type": "sample"}))
 
 

@@ -35,8 +35,8 @@ class Sampler(NamedTuple):
     """A scheduler, its fields where they are not the defaults, and what the schedules that it can have change."""
 
     scheduler: str
-    fields: Fields = {}
-    schedules: Mapping[str, Fields] = {}
+    fields: Fields
+    schedules: Mapping[str, Fields]
 
 
 def _dpm(order: int, solver: str = "midpoint", *, sde: bool) -> Sampler:
@@ -63,10 +63,10 @@ SAMPLERS: Mapping[str, Sampler] = {
     "DPM++ 2S": Sampler("DPMSolverSinglestepScheduler", {"algorithm_type": "dpmsolver++", "solver_order": 2}, GROUPS),
     "DDIM": Sampler("DDIMScheduler", {"clip_sample": False, **_LATENT}, TIMES),
     "DDPM": Sampler("DDPMScheduler", {"clip_sample": False}, TIMES),
-    "PLMS": Sampler("PNDMScheduler", {"skip_prk_steps": True, **_LATENT}),
+    "PLMS": Sampler("PNDMScheduler", {"skip_prk_steps": True, **_LATENT}, {}),
     "UniPC": Sampler("UniPCMultistepScheduler", {"solver_order": 3, "solver_type": "bh1"}, LEVELS),
-    "LCM": Sampler("LCMScheduler"),
-    "TCD": Sampler("TCDScheduler"),
+    "LCM": Sampler("LCMScheduler", {}, {}),
+    "TCD": Sampler("TCDScheduler", {}, {}),
 }
 """By name without a schedule, which then is the uniform one."""
 
@@ -135,7 +135,9 @@ def named(name: str, config: Mapping[str, Any]) -> Scheduler:
 def _plain(name: str) -> str:
     """A name as it is compared: ``k_dpmpp_2s_ancestral`` is ``dpm++ 2s a``."""
     text = " ".join(str(name).casefold().replace("_", " ").split()).removeprefix("k ")
-    text = re.sub(r"\bdpmpp\b", "dpm++", text).replace("dpm 2", "dpm2").replace("uni pc", "unipc").replace("pndm", "plms")
+    text = (
+        re.sub(r"\bdpmpp\b", "dpm++", text).replace("dpm 2", "dpm2").replace("uni pc", "unipc").replace("pndm", "plms")
+    )
     return re.sub(r"\bancestral\b", "a", text).replace("sgmuniform", "sgm uniform").replace("iplms", "ipndm")
 
 
