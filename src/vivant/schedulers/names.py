@@ -24,11 +24,17 @@ MODEL_FIELDS = (
 """What a configuration says of the model. The rest says how to sample, which is what the name is for."""
 
 KARRAS: Fields = {"use_karras_sigmas": True}
+EXPONENTIAL: Fields = {"use_exponential_sigmas": True}
 TRAILING: Fields = {"timestep_spacing": "trailing"}
-LEVELS: Mapping[str, Fields] = {"Karras": KARRAS, "SGM Uniform": TRAILING, "Simple": TRAILING}
+LEVELS: Mapping[str, Fields] = {
+    "Karras": KARRAS,
+    "Exponential": EXPONENTIAL,
+    "SGM Uniform": TRAILING,
+    "Simple": TRAILING,
+}
 TIMES: Mapping[str, Fields] = {"SGM Uniform": TRAILING, "Simple": TRAILING}
 # Groups of evaluations are spaced like this and not otherwise.
-GROUPS: Mapping[str, Fields] = {"Karras": KARRAS, "SGM Uniform": {}}
+GROUPS: Mapping[str, Fields] = {"Karras": KARRAS, "Exponential": EXPONENTIAL, "SGM Uniform": {}}
 
 
 class Sampler(NamedTuple):
@@ -85,7 +91,7 @@ NEAREST: Mapping[str, str] = {
 """Samplers that we lack, and which of ours is nearest: of the same order, and with fresh noise or without like them."""
 
 UNIFORM = ("Uniform", "Normal")
-LACKING = ("Exponential", "Polyexponential", "Beta", "KL Optimal", "Align Your Steps", "DDIM Uniform", "Turbo")
+LACKING = ("Polyexponential", "Beta", "KL Optimal", "Align Your Steps", "DDIM Uniform", "Turbo")
 """Schedules: other words for none, and those that we lack."""
 
 
@@ -154,5 +160,5 @@ def _unknown(name: str, near: list[str]) -> InputError:
         "E-SAMPLER",
         f"There is no sampler {str(name)[:80]!r}.",
         f"Nearest: {', '.join(near)}." if near else "No name is near to it.",
-        f"There are {', '.join(SAMPLERS)}; most of them also with Karras or SGM Uniform at the end.",
+        f"There are {', '.join(SAMPLERS)}; most of them also with Karras, Exponential or SGM Uniform at the end.",
     )
