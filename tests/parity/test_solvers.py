@@ -166,6 +166,11 @@ OPTIONS = [
     *(Case(name, {"num_train_timesteps": 500, **spaced(name, offset=1), **LIN}) for name in NAMES),
     *(Case(name, {"trained_betas": [0.01 + 0.0005 * i for i in range(40)], "num_train_timesteps": 40})
       for name in NAMES if name not in (LCM, TCD)),
+    *(Case(name, {**SL, "use_exponential_sigmas": True}, run)
+      for name in (EULER, HEUN, LMS, DPM, SINGLE, UNIPC) for run in (SHORT, LONG)),
+    *(Case(name, {**LIN, "use_exponential_sigmas": True, "final_sigmas_type": "sigma_min"}, LONG)
+      for name in (EULER, UNIPC)),
+    Case(EULER, {**LIN, "use_exponential_sigmas": True, "sigma_min": 0.1, "sigma_max": 9.0}, LONG),
     # DDIM
     Case(DDIM, {**LIN, "clip_sample": False, "steps_offset": 1, "set_alpha_to_one": False}, LONG),
     Case(DDIM, {**LIN, "clip_sample_range": 0.5}),
