@@ -35,6 +35,7 @@ class Asked:
     base: str | None
     motion_adapter: str | None
     model: str | None
+    additions: Sequence[str] | None
     outputs: Sequence[str]
     device: str | None
     residency: str

@@ -1,17 +1,21 @@
 """The fields of a recipe, each checked: it may come from a stranger, and nothing in it is believed. Imports torch."""
 
+import math
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Any, NamedTuple
 
 from vivant.errors import LoadError, VivantError
 from vivant.hub.repo import is_hub_id
 from vivant.media.frames import check_enlarge
+from vivant.preflight.additions import KINDS, Recorded
 from vivant.request import ConsisIDRequest, PIARequest, texts
 from vivant.schedulers import SCHEDULERS, Scheduler
 
 MAX_TRAINING_STEPS = 10_000
+MAX_ADDITIONS = 100
 
 
 class Origin(NamedTuple):
@@ -150,6 +154,26 @@ def named_texts_of(values: Mapping[str, Any], name: str) -> dict[str, str]:
     if not all(isinstance(text, str) for text in found.values()):
         raise wrong(name, found)
     return found
+
+
+def additions_of(models: Mapping[str, Any]) -> tuple[Recorded, ...]:
+    """The files that changed the model; none in recipes from before there were any."""
+    found = models.get("additions", [])
+    if not isinstance(found, list) or len(found) > MAX_ADDITIONS or not all(isinstance(one, dict) for one in found):
+        raise wrong("models.additions", found)
+    return tuple(_addition_of(one) for one in found)
+
+
+def _addition_of(value: Mapping[str, Any]) -> Recorded:
+    origin = {name: optional_of(value, name) for name in ("file", "hub", "revision") if name in value}
+    file, hub = text_of(value, "file"), origin.get("hub")
+    if (hub is not None and not is_hub_id(hub)) or (hub is None and PurePath(file).name != file):
+        raise wrong("models.additions", value)
+    sha256, weight = text_of(value, "sha256"), value.get("weight")
+    if isinstance(weight, bool) or not isinstance(weight, int | float) or not math.isfinite(weight):
+        raise wrong("models.additions.weight", weight)
+    kind: Any = choice_of(value, "kind", KINDS)
+    return Recorded(kind, sha256, origin, weight, optional_of(value, "token"))
 
 
 def origin_of(value: object, name: str, shipped: tuple[str, ...] = ()) -> Origin:

@@ -25,6 +25,10 @@ def redo(
     model: Annotated[
         str | None, Option("--model", help="The model of a portrait, where the recipe names a folder.")
     ] = None,
+    addition: Annotated[
+        list[str] | None,
+        Option("--addition", help="A LoRA or embedding of the recipe; if not given, it is looked for beside the file."),
+    ] = None,
     output: Annotated[
         list[str] | None, Option("--output", "-o", help="Where to write; FILE-redo with its suffix if not given.")
     ] = None,
@@ -59,6 +63,7 @@ def redo(
             base=base,
             motion_adapter=motion_adapter,
             model=model,
+            additions=addition,
             outputs=output or [default_output(file)],
             device=device,
             residency=residency.value,

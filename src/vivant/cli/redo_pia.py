@@ -7,10 +7,11 @@ from typing import Any
 
 from vivant.cli import making
 from vivant.cli.again import Asked, check_weights, compare, settle, source_of
-from vivant.cli.originals import find_pictures
-from vivant.cli.recipes import Made, Origin, choice_of, dict_of, made_of, origin_of, reading
+from vivant.cli.originals import find_additions, find_pictures
+from vivant.cli.recipes import Made, Origin, additions_of, choice_of, dict_of, made_of, origin_of, reading
 from vivant.cli.screen import Screen, stoppable
 from vivant.cli.writing import check_targets
+from vivant.preflight.additions import Recorded
 from vivant.preflight.pia import check_request
 from vivant.request import PIARequest
 
@@ -26,6 +27,7 @@ class Recipe:
     adapter: Origin | None
     numerics: str
     compiled: bool
+    additions: tuple[Recorded, ...]
     made: Made
 
 
@@ -45,6 +47,7 @@ def parse(recipe: Mapping[str, Any]) -> Recipe:
             adapter=None if adapter is None else origin_of(adapter, "models.motion_adapter", SHIPPED),
             numerics=choice_of(models, "numerics", ("original", "diffusers")),
             compiled=models.get("compiled") is True,
+            additions=additions_of(models),
             made=made_of(recipe, request),
         )
 
@@ -55,6 +58,7 @@ def again(screen: Screen, raw: Mapping[str, Any], asked: Asked) -> None:
     made, request = recipe.made, recipe.request
     asked.check_unread("PIA", identity=asked.identities, model=asked.model)
     pictures = find_pictures(made, asked.images, Path(asked.file))
+    additions = find_additions(recipe.additions, asked.additions, Path(asked.file))
     check_targets(asked.outputs, [asked.file, *(path for path, _ in pictures)], asked.overwrite, request.fps)
     stills = [still for _, still in pictures]
     loading = making.Loading(
@@ -70,11 +74,15 @@ def again(screen: Screen, raw: Mapping[str, Any], asked: Asked) -> None:
         adapter_revision=None if asked.motion_adapter or recipe.adapter is None else recipe.adapter.revision,
         cache_dir=asked.cache_dir,
         offline=asked.offline,
+        loras=tuple(one for one in additions if one.kind == "lora"),
+        embeddings=tuple(one for one in additions if one.kind == "embedding"),
     )
     named = [] if asked.base else [recipe.base]
     if loading.motion_adapter is not None and not asked.motion_adapter and recipe.adapter is not None:
         named.append(recipe.adapter)
-    loading = settle(screen, loading, [origin.hub for origin in named if origin.hub], asked.yes)
+    hub_ids = [origin.hub for origin in named if origin.hub]
+    hub_ids += [one.origin["hub"] or "" for one in additions if one.path is None]
+    loading = settle(screen, loading, hub_ids, asked.yes)
     fields = request.fields()
     check_request(fields, request.prompt, stills, made.scheduler.solver, loading.check().limits)
     with stoppable() as stopped:

@@ -18,10 +18,13 @@ from vivant.pia.motion import MotionAdapter
 from vivant.pipelines import components as parts
 from vivant.pipelines.declared import check_complete
 from vivant.pipelines.pia import PIAPipeline
+from vivant.preflight.additions import Addition, Embedding, Lora, find_additions
 from vivant.preflight.inputs import check_recorded, check_seeds, check_used, drawn_seed, read_stills
 from vivant.preflight.repository import check_files, check_weights, is_consisid, is_local, origin_of
 from vivant.request import NEGATIVE_PROMPT, PIARequest, batch_size, texts
-from vivant.schedulers import DDIMScheduler
+from vivant.schedulers import DDIMScheduler, Scheduler
+from vivant.schedulers.few_steps import FewSteps
+from vivant.schedulers.names import named
 from vivant.solvers.schedule import Solver
 from vivant.vae.image import AutoencoderKLConfig
 
@@ -60,6 +63,9 @@ class Models:
         base_folder: the base, or its snapshot in the hub cache.
         adapter_folder: the same for the adapter.
         limits: see there.
+        scheduler: what samples: what was asked for, else what an addition was distilled for, else PIA's preset.
+        additions: files that change the base, in the order in which they are read.
+        few: how an addition that was distilled for few steps wants to be sampled.
     """
 
     base: Source
@@ -67,6 +73,9 @@ class Models:
     base_folder: Path
     adapter_folder: Path | None
     limits: Limits
+    scheduler: Scheduler
+    additions: tuple[Addition, ...] = ()
+    few: FewSteps | None = None
 
     @classmethod
     def find(
@@ -74,6 +83,9 @@ class Models:
         base: str | Path,
         motion_adapter: str | Path | None = None,
         *,
+        loras: Sequence[Lora] = (),
+        embeddings: Sequence[Embedding] = (),
+        sampler: str | None = None,
         variant: str | None = None,
         revision: str | None = None,
         adapter_revision: str | None = None,
@@ -81,14 +93,16 @@ class Models:
         local_files_only: bool = False,
         token: str | bool | None = None,
     ) -> Self:
-        """Locate both and check them by their small files; of a hub repository only those are fetched.
+        """Locate both and check them by their small files; of a hub repository only those are fetched, and additions.
 
         Arguments are those of `vivant.Animator.from_pretrained`.
 
         Raises:
             LoadError: what is missing, unreadable or of another family.
-            InputError: E-ADAPTER-FIT, E-ADAPTER-NOT-PIA, E-ADAPTER-TWICE, E-BASE-INPAINTING, E-CONFIG-….
+            InputError: E-SAMPLER, E-ADAPTER-FIT, E-ADAPTER-NOT-PIA, E-ADAPTER-TWICE, E-BASE-INPAINTING, E-CONFIG-…, and
+                what `find_additions` refuses.
         """
+        scheduler = scheduler_of(sampler)
         place = Source(base, None, variant, revision, cache_dir, local_files_only, token)
         configs = [f"{name}/config.json" for name in ("unet", "vae", "text_encoder")]
         folder = locate(place, ["model_index.json", *configs])
@@ -107,6 +121,11 @@ class Models:
         read(AutoencoderKLConfig, load_json(folder / "vae" / "config.json"))
         if is_local(place):
             check_files(folder, listed, variant, ("text_encoder", "unet", "vae"))
+        additions = find_additions(loras, embeddings, place)
+        few = next(filter(None, (addition.few_steps() for addition in additions)), None)
+        if few is not None and sampler is None:
+            scheduler = few.scheduler_for(scheduler.config)
+        found: dict[str, Any] = {"scheduler": scheduler, "additions": additions, "few": few}
         layers = _text_layers(load_json(folder / "text_encoder" / "config.json"))
         unet = load_json(folder / "unet" / "config.json")
 
@@ -116,7 +135,7 @@ class Models:
                 raise two_adapters(base)
             settings, _ = read(UNetMotionConfig, unet)
             check_together(settings, None)
-            return cls(place, None, folder, None, Limits(settings.motion_max_seq_length, layers))
+            return cls(place, None, folder, None, Limits(settings.motion_max_seq_length, layers), **found)
 
         beside = replace(place, source=motion_adapter or PIA_ADAPTER, revision=adapter_revision)
         adapter_folder = locate(beside, ["config.json"])
@@ -125,7 +144,15 @@ class Models:
         if is_local(beside):
             check_weights(adapter_folder, variant, MODEL)
         limits = Limits(adapter.motion_max_seq_length, layers)
-        return cls(place, beside, folder, adapter_folder, limits)
+        return cls(place, beside, folder, adapter_folder, limits, **found)
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """What a request is where it does not say: what a distilled addition wants, if anything."""
+        if self.few is None:
+            return {}
+        wanted: dict[str, Any] = {"num_inference_steps": self.few.steps, "guidance_scale": self.few.guidance}
+        return {**wanted, "eta": self.few.eta} if self.few.eta and self.scheduler.solver.uses_eta else wanted
 
     def read_adapter(self, dtype: torch.dtype) -> tuple[MotionAdapter | None, tuple[str, ...]]:
         """The adapter and notes about it; in its plain weights where it lacks the variant, as components of the base.
@@ -155,6 +182,7 @@ class Models:
             "base": origin_of(self.base, self.base_folder),
             "motion_adapter": adapter,
             "variant": self.base.variant,
+            "additions": [addition.to_json() for addition in self.additions],
         }
 
 
@@ -164,8 +192,23 @@ def _text_layers(config: Mapping[str, Any]) -> int:
     return int({**config, **(inner if isinstance(inner, dict) else {})}.get("num_hidden_layers", 12))
 
 
+def scheduler_of(sampler: str | None) -> Scheduler:
+    """The scheduler of a name of A1111's world over PIA's noise schedule; PIA's preset without one.
+
+    Raises:
+        InputError: E-SAMPLER.
+    """
+    preset = DDIMScheduler(**SCHEDULER)
+    return preset if sampler is None else named(sampler, preset.config)
+
+
 def check_request(
-    parameters: Mapping[str, Any], prompt: Any, stills: Sequence[Still], solver: Solver, limits: Limits | None = None
+    parameters: Mapping[str, Any],
+    prompt: Any,
+    stills: Sequence[Still],
+    solver: Solver,
+    limits: Limits | None = None,
+    defaults: Mapping[str, Any] = {},
 ) -> PIARequest:
     """The request with everything decided: size, negative prompt, and seeds that can be repeated.
 
@@ -176,11 +219,12 @@ def check_request(
         stills: the pictures.
         solver: what will sample.
         limits: what the networks allow, where that is known yet.
+        defaults: fields that `parameters` need not have, in place of those of `PIARequest`; see `Models.defaults`.
 
     Raises:
         InputError: for every parameter that cannot be honoured, or that would be ignored.
     """
-    request = PIARequest.build(**{**parameters, "prompt": prompt})
+    request = PIARequest.build(**{**defaults, **parameters, "prompt": prompt})
     check_used(request, solver)
     if "negative_prompt" not in parameters and request.needs_negative:
         request = replace(request, negative_prompt=NEGATIVE_PROMPT)
@@ -212,16 +256,26 @@ def _decided(request: PIARequest, still: Still) -> PIARequest:
     )
 
 
-def check_animate(image: Any, prompt: Any, *, limits: Limits | None = None, **parameters: Any) -> PIARequest:
+def check_animate(
+    image: Any,
+    prompt: Any,
+    *,
+    solver: Solver | None = None,
+    limits: Limits | None = None,
+    defaults: Mapping[str, Any] = {},
+    **parameters: Any,
+) -> PIARequest:
     """Refuse bad input before anything heavy is loaded: parameters and pictures.
 
     Args:
         image: as for `vivant.Animator.animate`.
         prompt: likewise.
+        solver: what will sample; PIA's preset if not given.
         limits: of the models, see `Models.find`.
+        defaults: see `check_request`.
         parameters: the other fields of `vivant.request.PIARequest`.
 
     Returns:
         The request as `Animator.animate` will read it.
     """
-    return check_request(parameters, prompt, read_stills(image), DDIMScheduler(**SCHEDULER).solver, limits)
+    return check_request(parameters, prompt, read_stills(image), solver or scheduler_of(None).solver, limits, defaults)
