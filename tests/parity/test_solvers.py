@@ -354,7 +354,7 @@ def test_pndm_converts_velocities_after_mixing():
 
 
 def in_lambda(sigmas: Tensor, output: Any, x: Tensor, draw: Any) -> list[Tensor]:
-    """DPM++ 2S a as k-diffusion has it, in t = -log sigma, in float64; `output` is of a state, its sigma and a count."""
+    """DPM++ 2S a as k-diffusion has it, in -log sigma and float64; `output` is of a state, its sigma and a count."""
     states = []
     for sigma, sigma_next in itertools.pairwise(sigmas.double()):
         up = (sigma_next**2 * (sigma**2 - sigma_next**2) / sigma**2).sqrt()
