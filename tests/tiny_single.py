@@ -114,7 +114,7 @@ def former_vae(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """An autoencoder in the names that diffusers had for its attention before 2023."""
     former = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
     result = dict(state)
-    for name, value in state.items():
+    for name in state:
         for now, then in former.items():
             if f".attentions.0.{now}." in name:
                 result[name.replace(now, then)] = result.pop(name)

@@ -82,7 +82,7 @@ VERSIONS = {
 }
 
 
-@pytest.mark.parametrize("prefix, ending", [("", "safetensors"), ("module.", "ckpt")])
+@pytest.mark.parametrize(("prefix", "ending"), [("", "safetensors"), ("module.", "ckpt")])
 @pytest.mark.parametrize("version", VERSIONS)
 @torch.no_grad()
 def test_motion_modules(tmp_path, version, ending, prefix):

@@ -37,12 +37,11 @@ def shipped(name: str) -> dict:
 def full_size():
     """The full-size networks of the shipped configurations, without values."""
     with torch.device("meta"):
-        networks = {
+        return {
             "unet": UNet2DConditionModel(**shipped("unet")),
             "vae": AutoencoderKL(**shipped("vae")),
             "text_encoder": meta_text_encoder(shipped("text_encoder")),
         }
-    return networks
 
 
 def test_the_full_size_file_is_all_networks_and_nothing_else(full_size):
