@@ -11,6 +11,8 @@ from transformers import CLIPTextModel, PreTrainedTokenizerBase
 from vivant.denoise import OnStep, State, check_latents, keep
 from vivant.errors import InputError, warn
 from vivant.freeinit import FreeInit, Method
+from vivant.hub.family import SD15
+from vivant.lora.adapters import number
 from vivant.media.output import OutputType, check_finite, check_output_type, collect
 from vivant.media.pictures import num_pictures, pictures
 from vivant.pia.affinity import Motion
@@ -21,6 +23,7 @@ from vivant.pia.decode import decode
 from vivant.pia.generate import Given, Parts, generate, schedules, timesteps
 from vivant.pia.motion import MotionAdapter
 from vivant.pia.unet import UNet2DConditionModel, UNetMotionModel
+from vivant.pipelines import lora
 from vivant.pipelines.base import DiffusionPipeline
 from vivant.pipelines.single_file import from_single_file
 from vivant.pipelines.steering import TENSORS, Callback, callback_names, called_back
@@ -78,6 +81,8 @@ class PIAPipeline(DiffusionPipeline):
 
     _callback_tensor_inputs: ClassVar = TENSORS
     _loading_options: ClassVar[Mapping[str, tuple[str, ...]]] = {"UNetMotionModel": ("numerics",)}
+    _lora_loadable_modules: ClassVar = ("unet", "text_encoder")
+    _lora_families: ClassVar = (SD15,)
 
     vae: AutoencoderKL
     text_encoder: CLIPTextModel | None
@@ -243,7 +248,7 @@ class PIAPipeline(DiffusionPipeline):
             negative_prompt: one for all or one for each; the empty prompt if not given.
             prompt_embeds: ready embeddings `b m d`, in place of `prompt`.
             negative_prompt_embeds: the same for the negative prompt.
-            lora_scale: strength of LoRA layers in the text encoder; there are none yet, so it changes nothing.
+            lora_scale: multiplies the strength of LoRA in the text encoder, fused one apart.
             clip_skip: how many last layers to leave out, for both prompts.
 
         Returns:
@@ -255,13 +260,15 @@ class PIAPipeline(DiffusionPipeline):
         """
         check_prompts(prompt, negative_prompt, prompt_embeds, negative_prompt_embeds)
         check_embeds(prompt_embeds, negative_prompt_embeds, self.unet.settings.cross_attention_dim)
-        self._note_scale(lora_scale)
+        scale = number(lora_scale)
+        lora.note_scale(self, scale)
         if clip_skip is not None and prompt_embeds is not None:
             self._say("W-CLIP-SKIP-UNUSED", "clip_skip is not read for prompts that are embedded already.")
         missing = [texts(prompt)] if prompt_embeds is None else []
         if do_classifier_free_guidance and negative_prompt_embeds is None:
             missing.append(texts(negative_prompt))
-        encoded = self._encoded(missing, clip_skip) if missing else []
+        with lora.at_scale(self, scale, ("text_encoder",)):
+            encoded = self._encoded(missing, clip_skip) if missing else []
         positive = encoded.pop(0) if prompt_embeds is None else prompt_embeds
         negative = encoded.pop() if encoded else negative_prompt_embeds
         place = device or self._execution_device, (self.text_encoder or self.unet).dtype
@@ -348,7 +355,8 @@ class PIAPipeline(DiffusionPipeline):
             motion_scale: 0 to 8, see `vivant.pia.affinity`; `motion` is the readable form.
             output_type: see `PIAPipelineOutput`.
             return_dict: return `PIAPipelineOutput`; otherwise a tuple of its field.
-            cross_attention_kwargs: ``{"scale": s}``, the strength of LoRA layers; without any it changes nothing.
+            cross_attention_kwargs: ``{"scale": s}`` multiplies the strength of LoRA in this call, in the text encoder
+                too, fused one apart.
             clip_skip: how many last layers of the text encoder to leave out.
             callback_on_step_end: called after every step with this pipeline, the step over all FreeInit iterations,
                 the timestep and the tensors asked for; what it returns replaces them. Raise to cancel.
@@ -369,7 +377,8 @@ class PIAPipeline(DiffusionPipeline):
             raise InputError("E-MOTION-TWICE", "Both motion and motion_scale are given.", "", "Give one of them.")
         names = callback_names(callback_on_step_end, callback_on_step_end_tensor_inputs)
         check_prompts(prompt, negative_prompt, prompt_embeds, negative_prompt_embeds)
-        self._note_scale(_scale(cross_attention_kwargs))
+        scale = lora.scale_of("cross_attention_kwargs", cross_attention_kwargs)
+        lora.note_scale(self, scale)
         request = PIARequest(
             prompt=tuple(texts(prompt)),
             negative_prompt=None if negative_prompt is None else tuple(texts(negative_prompt)),
@@ -394,7 +403,7 @@ class PIAPipeline(DiffusionPipeline):
         steps = timesteps(schedules(self.scheduler.solver, request))
         self._num_timesteps = len(steps)
         self.scheduler.set_timesteps(num_inference_steps)
-        with self.progress_bar(total=len(steps)) as bar:
+        with self.progress_bar(total=len(steps)) as bar, lora.at_scale(self, scale):
 
             def on_step(state: State) -> State:
                 if callback_on_step_end is not None:
@@ -493,19 +502,3 @@ class PIAPipeline(DiffusionPipeline):
         for finding in findings:
             self._note(warn(finding.code, finding.text, stacklevel=5))
         return frames
-
-    def _note_scale(self, scale: float | None) -> None:
-        if scale is not None and scale != 1:
-            self._say("W-LORA-NONE", f"The scale {scale} is for LoRA layers; there are none, so it changes nothing.")
-
-
-def _scale(cross_attention_kwargs: dict[str, Any] | None) -> float | None:
-    given: Any = {} if cross_attention_kwargs is None else cross_attention_kwargs
-    if not isinstance(given, Mapping) or not given.keys() <= {"scale"}:
-        raise InputError(
-            "E-CROSS-ATTENTION",
-            f"cross_attention_kwargs is {cross_attention_kwargs!r}.",
-            "Anything but a dictionary with the key scale would be ignored.",
-            'Give {"scale": 1.0}, or leave it out.',
-        )
-    return given.get("scale")
