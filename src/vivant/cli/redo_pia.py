@@ -14,6 +14,8 @@ from vivant.cli.writing import check_targets
 from vivant.preflight.pia import check_request
 from vivant.request import PIARequest
 
+FORMER = {"prompt_syntax": "plain"}
+"""What recipes meant that were written before requests had these fields."""
 SHIPPED = ("paper", "neon", "motion")  # folders of vivant.pocket
 
 
@@ -38,7 +40,7 @@ def parse(recipe: Mapping[str, Any]) -> Recipe:
     with reading():
         models = dict_of(recipe, "models")
         adapter = models.get("motion_adapter")
-        request = PIARequest.from_json(dict_of(recipe, "request"))
+        request = PIARequest.from_json({**FORMER, **dict_of(recipe, "request")})
         return Recipe(
             request=request,
             base=origin_of(models.get("base"), "models.base", SHIPPED),
