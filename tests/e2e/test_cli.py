@@ -100,7 +100,7 @@ def test_prompts_that_must_work(animate: Vivant, prompt: str):
     ran = animate("--json", "--steps", "1", "--frames", "2", prompt=prompt)
     assert ran.code == Code.OK, ran.out
     assert ran.json["recipe"]["request"]["prompt"] == prompt
-    notes = ran.json["warnings"]
+    notes = ran.json["report"]["notes"]
     assert any("tokens, read in" in text for text in notes) == (len(prompt) > 1000)
     assert not any("W-PROMPT-TRUNCATED" in text for text in notes)
 

@@ -150,7 +150,7 @@ def test_what_other_programs_would_act_upon_is_said(parts):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
 def test_other_data_types(parts, dtype):
-    tokenizer, exact = parts
+    tokenizer, _ = parts
     encoder = tiny_repo.text_encoder().requires_grad_(False).to(dtype)
     found = weighted((tokenizer, encoder), "a (cat:1.3) in a [field]")
     assert found.dtype == dtype

@@ -92,8 +92,8 @@ def divide(tokenizer: "PreTrainedTokenizerBase", text: str, capacity: int = 75) 
     comma, *ids = tokenizer([",", *pieces], add_special_tokens=False, verbose=False)["input_ids"]
     rest = iter(ids)
     tokenised = [[(next(rest), piece.weight) for piece in section] for section in sections]
-    numbers = tokenizer.added_tokens_encoder
-    runs = {numbers[name]: len(tokens) for name, tokens in families(tokenizer).items()}
+    numbers: Any = tokenizer.added_tokens_encoder
+    runs: dict[int, int] = {numbers[name]: len(tokens) for name, tokens in families(tokenizer).items()}
     return chunks(tokenised, capacity, comma[0] if len(comma) == 1 else None, runs)
 
 
