@@ -151,7 +151,7 @@ EVERY = {
 NOT_OF_THE_REQUEST = {
     *("photo", "output", "overwrite", "enlarge", "json", "size"),
     *("base", "motion_adapter", "numerics", "dtype", "device", "compile", "variant", "revision", "adapter_revision"),
-    *("cache_dir", "offline", "residency"),
+    *("cache_dir", "offline", "residency", "loras", "embeddings", "sampler", "vae", "config"),
 }
 
 
@@ -184,8 +184,8 @@ def test_every_field_is_reached(animate: Vivant, monkeypatch: pytest.MonkeyPatch
 def test_defaults_are_the_requests_own():
     defaults = {name: p.default for name, p in inspect.signature(animate_options.animate).parameters.items()}
     request = PIARequest()
-    depends_on_the_model = ("num_frames", "guidance_scale")
-    assert [defaults[name] for name in depends_on_the_model] == [None, None]
+    depends_on_the_model = ("num_frames", "guidance_scale", "num_inference_steps", "eta")
+    assert [defaults[name] for name in depends_on_the_model] == [None] * 4
     for field in dataclasses.fields(PIARequest):
         if field.name not in ("prompt", "free_init", "seed", *depends_on_the_model):
             assert defaults[field.name] == getattr(request, field.name), field.name

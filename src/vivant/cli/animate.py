@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated, Any
 
 from typer import Argument
@@ -63,8 +64,8 @@ def animate(
         str | None,
         option(
             "--base",
-            "Stable Diffusion 1.5 repository: a folder or a hub id; the small model that ships with vivant (64 x 64 "
-            "pixels) if not given.",
+            "Stable Diffusion 1.5: a folder, a hub id or a file of a whole model; the small model that ships with "
+            "vivant (64 x 64 pixels) if not given.",
             MODELS,
         ),
     ] = None,
@@ -72,9 +73,32 @@ def animate(
         str | None,
         option(
             "--motion-adapter",
-            "PIA's motion adapter: a folder or a hub id; openmmlab/PIA-condition-adapter if not given.",
+            "PIA's motion adapter: a folder, a hub id or a file; openmmlab/PIA-condition-adapter if not given.",
             MODELS,
         ),
+    ] = None,
+    vae: Annotated[
+        str | None, option("--vae", "A VAE in place of the base's: a file, a folder or a hub id.", MODELS)
+    ] = None,
+    config: Annotated[
+        str | None,
+        option(
+            "--config",
+            "Repository with the configurations of a base in one file that is not plain Stable Diffusion 1.5.",
+            MODELS,
+        ),
+    ] = None,
+    loras: Annotated[
+        list[str] | None,
+        option(
+            "--lora",
+            "A LoRA, or LORA=WEIGHT: a file, a folder or hub id with one, or ORGANISATION/NAME/FILE. Several times.",
+            MODELS,
+        ),
+    ] = None,
+    embeddings: Annotated[
+        list[str] | None,
+        option("--embedding", "A textual inversion, or FILE=WORD with the word that calls it. Several times.", MODELS),
     ] = None,
     # The clip
     negative_prompt: Annotated[
@@ -123,7 +147,18 @@ def animate(
     ] = "animate:small",
     cond_frame: Annotated[int, option("--cond-frame", "The frame that is the picture, from 0.", MOTION)] = 0,
     # Sampling
-    num_inference_steps: Annotated[int, option("--steps", "Denoising steps.", SAMPLING)] = 25,
+    sampler: Annotated[
+        str | None,
+        option(
+            "--sampler",
+            "Such as DPM++ 2M Karras, Euler a, LCM; PIA's preset of DDIM if not given, or what a LoRA for few steps "
+            "wants.",
+            SAMPLING,
+        ),
+    ] = None,
+    num_inference_steps: Annotated[
+        int | None, option("--steps", "Denoising steps; 25 if not given, or what a LoRA for few steps wants.", SAMPLING)
+    ] = None,
     guidance_scale: Annotated[
         float | None,
         option(
@@ -140,7 +175,9 @@ def animate(
     strength: Annotated[
         float, option("--strength", "How far to move from the picture: above 0, at most 1.", SAMPLING)
     ] = 1.0,
-    eta: Annotated[float, option("--eta", "Share of fresh noise in every step, 0 to 1.", SAMPLING)] = 0.0,
+    eta: Annotated[
+        float | None, option("--eta", "Share of fresh noise in every step, 0 to 1; 0 if not given.", SAMPLING)
+    ] = None,
     clip_skip: Annotated[
         int | None, option("--clip-skip", "Last layers of the text encoder to leave out.", SAMPLING)
     ] = None,
@@ -210,17 +247,21 @@ def animate(
             "cond_frame": cond_frame,
             **sides_of(size, height, width),
             "fit": fit.value,
-            "num_inference_steps": num_inference_steps,
             "image_guidance_scale": image_guidance_scale,
             "strength": strength,
-            "eta": eta,
             "clip_skip": clip_skip,
             "prompt_syntax": prompt_syntax.value,
             "num_videos_per_prompt": num_videos_per_prompt,
             "seed": seed_of(seed),
             "fps": fps,
         }
-        given = {"num_frames": num_frames, "negative_prompt": negative_prompt, "guidance_scale": guidance_scale}
+        given = {
+            "num_frames": num_frames,
+            "num_inference_steps": num_inference_steps,
+            "eta": eta,
+            "negative_prompt": negative_prompt,
+            "guidance_scale": guidance_scale,
+        }
         request |= {name: value for name, value in given.items() if value is not None}
         scales = scales_of(freeu)
         passes = passes_of(
@@ -251,6 +292,11 @@ def animate(
             adapter_revision=adapter_revision,
             cache_dir=cache_dir,
             offline=offline,
+            loras=tuple(weighted(text) for text in loras or ()),
+            embeddings=tuple(worded(text) for text in embeddings or ()),
+            sampler=sampler,
+            config=config,
+            vae=vae,
         )
         making.animate(screen, loading, photo, prompt, request, output, overwrite, enlarge)
 
@@ -263,6 +309,21 @@ def motion_of(text: str) -> str | int | tuple[float, ...]:
         return int(text)
     except ValueError:
         return text
+
+
+def weighted(text: str) -> str | tuple[str, float]:
+    """A file, or FILE=WEIGHT; a name may have an equals sign of its own."""
+    name, sign, weight = text.rpartition("=")
+    try:
+        return (name, float(weight)) if sign else text
+    except ValueError:
+        return text
+
+
+def worded(text: str) -> str | tuple[str, str]:
+    """A file, or FILE=WORD."""
+    name, sign, word = text.rpartition("=")
+    return (name, word) if sign and not Path(text).exists() else text
 
 
 def scales_of(text: str | None) -> Sequence[float] | None:

@@ -18,7 +18,9 @@ from vivant.media.frames import check_enlarge
 from vivant.media.still import Still, read_still
 from vivant.pia.freeu import FreeU
 from vivant.placement import check_place
-from vivant.preflight.pia import Models, check_animate
+from vivant.preflight.additions import Embedding, Lora
+from vivant.preflight.models import Models, scheduler_of
+from vivant.preflight.pia import check_animate
 
 SHIPPED_BASE, SHIPPED_MOTION = str(pocket.base()), str(pocket.motion())
 FULL_SIZE = "SG161222/Realistic_Vision_V6.0_B1_noVAE"
@@ -40,6 +42,11 @@ class Loading:
     adapter_revision: str | None
     cache_dir: str | None
     offline: bool
+    loras: tuple[Lora, ...] = ()
+    embeddings: tuple[Embedding, ...] = ()
+    sampler: str | None = None
+    config: str | None = None
+    vae: str | None = None
 
     def _where(self) -> dict[str, Any]:
         return {
@@ -48,6 +55,11 @@ class Loading:
             "adapter_revision": self.adapter_revision,
             "cache_dir": self.cache_dir,
             "local_files_only": self.offline,
+            "loras": self.loras,
+            "embeddings": self.embeddings,
+            "sampler": self.sampler,
+            "config": self.config,
+            "vae": self.vae,
         }
 
     def check(self) -> Models:
@@ -124,16 +136,16 @@ def animate(
     """All of `vivant animate` behind the reading of its options."""
     check_enlarge(enlarge)
     still = read_still(photo)
-    decided = check_animate(still, prompt, **request)
+    decided = check_animate(still, prompt, solver=scheduler_of(loading.sampler).solver, **request)
     count = decided.num_videos_per_prompt
     targets = [numbered(outputs, k, count) for k in range(count)]
     check_targets([path for paths in targets for path in paths], [photo], overwrite, decided.fps)
     models = loading.check()
-    check_animate(still, prompt, limits=models.limits, **request)
+    known: dict[str, Any] = {**request, "seed": decided.seed, "defaults": models.defaults}
+    decided = check_animate(still, prompt, solver=models.scheduler.solver, limits=models.limits, **known)
     with stoppable() as stopped:
         animator = loading.load(screen)
-        fields = decided.fields()
-        result = run(screen, animator, [still], fields, stopped)
+        result = run(screen, animator, [still], decided.fields(), stopped)
     shown = write(screen, result, dict(enumerate(targets)), saving(result, overwrite, enlarge))
     finish(screen, result, shown)
 

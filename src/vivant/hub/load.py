@@ -19,6 +19,7 @@ from vivant.config import load_json
 from vivant.errors import LoadError, OutputError
 from vivant.hub.repo import MODEL, TRANSFORMERS, check_variant, pick_weights, read_weight_name
 from vivant.hub.report import compare
+from vivant.placement import pages
 
 WEIGHTS = (f"{MODEL}*.safetensors", f"{MODEL}*.safetensors.index*.json", f"{MODEL}*.bin", f"{MODEL}*.bin.index*.json")
 """Glob patterns of the weight files of a diffusion component."""
@@ -57,7 +58,7 @@ def read_weights(folder: Path, variant: str | None = None, stem: str = MODEL) ->
     if not choice.endswith(".json"):
         return read_file(folder / choice)
     state: dict[str, Tensor] = {}
-    for shard in _shards(folder, choice):
+    for shard in shards(folder, choice):
         state.update(read_file(shard))
     return state
 
@@ -79,7 +80,7 @@ def check_no_pickle(folder: Path, variant: str | None = None) -> None:
         )
 
 
-def _shards(folder: Path, index: str) -> list[Path]:
+def shards(folder: Path, index: str) -> list[Path]:
     """The shard files that an index names, all inside the folder and all present."""
     table = load_json(folder / index).get("weight_map")
     if not isinstance(table, dict) or not all(isinstance(name, str) for name in table.values()):
@@ -153,6 +154,20 @@ def broken(path: Path, error: Exception) -> LoadError:
         "It is only a git-lfs pointer, not the file itself." if pointer else "It is damaged or cut short.",
         "Download it again.",
     )
+
+
+def cast(state: Mapping[str, Tensor], dtype: torch.dtype | None) -> dict[str, Tensor]:
+    """Floating tensors in `dtype`; those that have it, or all where it is None, are the same objects.
+
+    What was read from a file only to be converted is given back at once, so that the peak is one copy, not two.
+    """
+    result = dict(state)
+    for name, value in state.items():
+        if dtype is not None and value.is_floating_point() and value.dtype != dtype:
+            result[name] = value.to(dtype)
+            if not value.is_meta and value.device.type == "cpu" and value.numel():
+                pages.give_back(pages.spans([value]))
+    return result
 
 
 def check_keys(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], owner: str, origin: str) -> None:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from vivant.errors import InputError
 from vivant.hub.model import Model
+from vivant.hub.single_file import UNET
 from vivant.pia.config import (
     Numerics,
     UNet2DConditionConfig,
@@ -321,6 +322,7 @@ class UNet2DConditionModel(_UNet):
 
     Config = UNet2DConditionConfig
     settings: UNet2DConditionConfig
+    part = UNET
 
     def __init__(self, **config: Any):
         super().__init__(**config)

@@ -18,6 +18,7 @@ from vivant.errors import InputError, warn
 from vivant.hub.load import check_no_pickle
 from vivant.hub.model import pick_dtype
 from vivant.hub.repo import Source, locate
+from vivant.hub.report import LoadReport
 from vivant.pipelines import components as parts
 from vivant.pipelines.declared import check_complete, check_keywords, declared_by, is_of
 from vivant.pipelines.refused import NotYet
@@ -33,6 +34,7 @@ class DiffusionPipeline:
     Attributes:
         notes: what was left out, replaced or fallen back to, one sentence each.
         source: the repository that it was loaded from; None for one that was put together.
+        report: what came of the tensors of the single file that it was loaded from; None if it was not.
     """
 
     _callback_tensor_inputs: ClassVar[tuple[str, ...]] = ()
@@ -44,6 +46,7 @@ class DiffusionPipeline:
     def __init__(self, **components: Any):
         self.notes = []
         self.source: Source | None = None
+        self.report: LoadReport | None = None
         self._said: set[str] = set()
         self._memory = MemoryPolicy()
         self._progress_bar_config: dict[str, Any] = {}
@@ -132,6 +135,33 @@ class DiffusionPipeline:
         source = pretrained_model_name_or_path
         place = Source(source, None, variant, revision, cache_dir, local_files_only, token)
         folder = locate(place, ["model_index.json", *(f"{name}/config.json" for name in declared.components)])
+        listed, wanted, notes = cls._wanted(folder, source, overrides, options)
+
+        folder = locate(place, ["model_index.json", *(f"{name}/{file}" for name in wanted for file in parts.FILES)])
+        variants, more = parts.component_variants(folder, list(wanted), variant)
+        if use_safetensors:
+            for name in wanted:
+                check_no_pickle(folder / name, variants[name])
+        loaded = dict.fromkeys(listed)
+        for name, entry in wanted.items():
+            passed = {key: options[key] for key in cls._loading_options.get(entry.class_name, ()) if key in options}
+            subfolder = locate(Source(folder, name), parts.FILES)
+            loaded[name] = parts.load_component(subfolder, entry, variants[name], dtype, passed)
+        pipeline = cls(**{**loaded, **overrides, **options})
+        pipeline.source = place
+        pipeline.notes += [*notes, *more]
+        return pipeline
+
+    @classmethod
+    def _wanted(
+        cls, folder: Path, source: Any, overrides: Mapping[str, Any], options: Mapping[str, Any]
+    ) -> tuple[list[str], dict[str, parts.Entry], list[str]]:
+        """What to read of a repository, by its small files.
+
+        Returns:
+            Its components that this class has, those to be read, and a note for each that is not.
+        """
+        declared = declared_by(cls)
         index = parts.read_index(cls, folder)
         listed = parts.entries(index)
         check_complete(cls, listed, overrides, source)
@@ -147,22 +177,8 @@ class DiffusionPipeline:
             parts.check_readable(name, entry)
         unneeded = wanted.keys() & cls._check_repository(folder, index, {**overrides, **options})
         notes += [f"{name} is part of another component already; it was skipped." for name in unneeded]
-        wanted = {name: entry for name, entry in wanted.items() if name not in unneeded}
-
-        folder = locate(place, ["model_index.json", *(f"{name}/{file}" for name in wanted for file in parts.FILES)])
-        variants, more = parts.component_variants(folder, list(wanted), variant)
-        if use_safetensors:
-            for name in wanted:
-                check_no_pickle(folder / name, variants[name])
-        loaded = dict.fromkeys(name for name in listed if name in declared.components)
-        for name, entry in wanted.items():
-            passed = {key: options[key] for key in cls._loading_options.get(entry.class_name, ()) if key in options}
-            subfolder = locate(Source(folder, name), parts.FILES)
-            loaded[name] = parts.load_component(subfolder, entry, variants[name], dtype, passed)
-        pipeline = cls(**{**loaded, **overrides, **options})
-        pipeline.source = place
-        pipeline.notes += [*notes, *more]
-        return pipeline
+        ours = [name for name in listed if name in declared.components]
+        return ours, {name: entry for name, entry in wanted.items() if name not in unneeded}, notes
 
     @classmethod
     def _check_repository(cls, folder: Path, index: Mapping[str, Any], given: Mapping[str, Any]) -> set[str]:

@@ -9,11 +9,14 @@ from vivant.config import load_json
 from vivant.errors import LoadError
 from vivant.hub.load import ENCODER_WEIGHTS, WEIGHTS
 from vivant.hub.repo import check_variant, variants
+from vivant.hub.single_file import TEXT, Found, Names, Part
 
 if TYPE_CHECKING:
     import torch
 
-FILES = (*WEIGHTS, *ENCODER_WEIGHTS, "*.json", "*.txt", "*.model")
+SMALL = ("*.json", "*.txt", "*.model")
+"""Glob patterns of what a component may need beside weights."""
+FILES = (*WEIGHTS, *ENCODER_WEIGHTS, *SMALL)
 """Glob patterns of all files that a component may need."""
 
 _MODELS = {
@@ -109,6 +112,43 @@ def load_component(
     if name in _TEXT_ENCODERS:
         return importlib.import_module(_TEXT_ENCODERS[name]).load_text_encoder(folder, variant, dtype)
     return importlib.import_module(_TOKENIZERS[name]).load_tokenizer(folder, name)
+
+
+def has_weights(entry: Entry) -> bool:
+    """Whether a component is a network."""
+    return entry.class_name in (*_MODELS, *_TEXT_ENCODERS)
+
+
+def part_of(entry: Entry) -> Part | None:
+    """How single files hold a network; None for one that they do not hold."""
+    if entry.class_name in _MODELS:
+        return getattr(importlib.import_module(_MODELS[entry.class_name]), entry.class_name).part
+    return TEXT if entry.class_name == "CLIPTextModel" else None
+
+
+def load_found(
+    found: Found, entry: Entry, config: Mapping[str, Any], dtype: "torch.dtype | None", *, verify: bool = False
+) -> tuple[Any, Names]:
+    """Read one component from a single file.
+
+    Args:
+        found: where it is.
+        entry: its class.
+        config: its configuration.
+        dtype: data type of its weights; None keeps that of the file.
+        verify: look for NaN in all values.
+
+    Returns:
+        The component, and the names of the file that it used.
+
+    Raises:
+        LoadError: E-KEYS-MISMATCH, E-KEYMAP, E-WEIGHTS-NAN.
+    """
+    if entry.class_name in _MODELS:
+        model = getattr(importlib.import_module(_MODELS[entry.class_name]), entry.class_name)
+        return model.from_found(found, config, dtype, verify=verify)
+    text = importlib.import_module(_TEXT_ENCODERS[entry.class_name])
+    return text.text_encoder_of(found, config, dtype, verify=verify)
 
 
 def component_variants(folder: Path, names: list[str], variant: str | None) -> tuple[dict[str, str | None], list[str]]:

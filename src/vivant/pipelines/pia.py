@@ -23,6 +23,7 @@ from vivant.pia.motion import MotionAdapter
 from vivant.pia.unet import UNet2DConditionModel, UNetMotionModel
 from vivant.pipelines import inversion
 from vivant.pipelines.base import DiffusionPipeline
+from vivant.pipelines.single_file import from_single_file
 from vivant.pipelines.steering import TENSORS, Callback, callback_names, called_back
 from vivant.placement import active
 from vivant.prompts import (
@@ -125,6 +126,8 @@ class PIAPipeline(DiffusionPipeline):
     @classmethod
     def _check_repository(cls, folder: Any, index: Mapping[str, Any], given: Mapping[str, Any]) -> set[str]:
         return set() if check_repository(folder, index, given) else {"motion_adapter"}
+
+    from_single_file = classmethod(from_single_file)
 
     # ------------------------------------------------------------------------------------- state of a run
 

@@ -26,7 +26,7 @@ from vivant.solvers.schedule import (
     refuse_eta,
     upcast,
 )
-from vivant.solvers.sigmas import euler_init_sigma, euler_scalars, euler_track, euler_x0
+from vivant.solvers.sigmas import curve_of, euler_init_sigma, euler_scalars, euler_track, euler_x0
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Euler:
     prediction_type: Prediction = only(*PREDICTIONS)
     interpolation_type: Literal["linear"] = only("linear")
     use_karras_sigmas: bool | None = False
-    use_exponential_sigmas: bool | None = only(False, None)
+    use_exponential_sigmas: bool | None = False
     use_beta_sigmas: bool | None = only(False, None)
     sigma_min: float | None = None
     sigma_max: float | None = None
@@ -72,6 +72,9 @@ class Euler:
     order: ClassVar[int] = 1
     uses_eta: ClassVar[bool] = False
     add_noise = staticmethod(diffuse)
+
+    def __post_init__(self):
+        curve_of(self)  # refuses both
 
     @property
     def signal(self) -> Float[Tensor, " t"]:
@@ -92,7 +95,7 @@ class Euler:
             num_steps=num_steps,
             timesteps=timesteps,
             sigmas=sigmas,
-            use_karras=bool(self.use_karras_sigmas),
+            curve=curve_of(self),
             sigma_min=self.sigma_min,
             sigma_max=self.sigma_max,
             end_on_sigma_min=self.final_sigmas_type == "sigma_min",

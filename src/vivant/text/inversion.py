@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from vivant.errors import InputError, LoadError
 from vivant.hub.family import identify, refuse
+from vivant.hub.finite import check_finite
 from vivant.hub.header import Header, Stored, read_header
 from vivant.hub.load import is_safetensors, read_file, read_object
 
@@ -165,7 +166,7 @@ def learn(tokenizer: "PreTrainedTokenizerBase", text_encoder: "CLIPTextModel", n
 
     Raises:
         InputError: E-EMBEDDING-TOKEN for words that cannot be, or are there already; E-EMBEDDING-TOKENIZER.
-        LoadError: E-EMBEDDING-WIDTH, E-EMBEDDING-LENGTH, E-EMBEDDING-VALUES.
+        LoadError: E-EMBEDDING-WIDTH, E-EMBEDDING-LENGTH, E-WEIGHTS-NAN.
     """
     before = _before(tokenizer, text_encoder)
     width, longest = before.table.embedding_dim, text_encoder.config.max_position_embeddings - 2
@@ -317,10 +318,7 @@ def _check_vectors(word: Learned, width: int, longest: int) -> None:
             f"The text encoder reads {longest} tokens at once.",
             "Choose another file.",
         )
-    if not torch.isfinite(word.vectors.float()).all():
-        raise LoadError(
-            "E-EMBEDDING-VALUES", f"{word.origin} holds NaN or infinity.", "It is damaged.", "Download it again."
-        )
+    check_finite({f"{word.name}": word.vectors}, word.origin, whole=True)
 
 
 # In prompts
