@@ -23,7 +23,7 @@ LAYERS = (
     ("requests", {"prompts", "request"}),
     ("models", {"consisid", "pia"}),
     ("facade", {"callbacks", "pipelines", "schedulers", "utils"}),
-    ("one call each", {"api", "preflight"}),
+    ("one call each", {"api", "convert", "preflight"}),
     ("training", {"train"}),
     ("measuring", {"evaluate"}),
     ("command line", {"cli"}),

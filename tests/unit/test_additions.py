@@ -67,7 +67,7 @@ def test_a_local_file_is_never_taken_for_one_of_the_hub(tmp_path: Path, monkeypa
     offline = Source("unread", cache_dir=tmp_path / "cache", local_files_only=True)
     (found,) = find_additions(["a/b/c.safetensors"], [], offline)
     assert found.origin == {"file": "c.safetensors"}
-    with pytest.raises(VivantError, match="E-FILE-MISSING.*a/b has no file"):
+    with pytest.raises(VivantError, match=r"E-FILE-MISSING.*a/b has no file"):
         find_additions(["a/b/d.safetensors"], [], offline)
     with pytest.raises(VivantError, match="E-FILE-MISSING"):
         find_additions([tmp_path / "a" / "b" / "d.safetensors"], [], offline)
