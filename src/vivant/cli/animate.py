@@ -33,6 +33,13 @@ class Numerics(StrEnum):
     diffusers = "diffusers"
 
 
+class PromptSyntax(StrEnum):
+    """Values of --prompt-syntax."""
+
+    weighted = "weighted"
+    plain = "plain"
+
+
 class Fit(StrEnum):
     """Values of --fit."""
 
@@ -97,6 +104,15 @@ def animate(
     negative_prompt: Annotated[
         str | None, option("--negative-prompt", "What to avoid; a list of PIA's own if not given.", CLIP)
     ] = None,
+    prompt_syntax: Annotated[
+        PromptSyntax,
+        option(
+            "--prompt-syntax",
+            "weighted: (word:1.3), [word] and BREAK are read, and prompts may be long; plain: all is text, and cut "
+            "after 75 tokens.",
+            CLIP,
+        ),
+    ] = PromptSyntax.weighted,
     num_frames: Annotated[
         int | None, option("--frames", "Frames of the clip; 16 if not given (8 for the model that ships).", CLIP)
     ] = None,
@@ -234,6 +250,7 @@ def animate(
             "image_guidance_scale": image_guidance_scale,
             "strength": strength,
             "clip_skip": clip_skip,
+            "prompt_syntax": prompt_syntax.value,
             "num_videos_per_prompt": num_videos_per_prompt,
             "seed": seed_of(seed),
             "fps": fps,

@@ -15,6 +15,8 @@ from vivant.preflight.additions import Recorded
 from vivant.preflight.pia import check_request
 from vivant.request import PIARequest
 
+FORMER = {"prompt_syntax": "plain"}
+"""What recipes meant that were written before requests had these fields."""
 SHIPPED = ("paper", "neon", "motion")  # folders of vivant.pocket
 
 
@@ -45,7 +47,7 @@ def parse(recipe: Mapping[str, Any]) -> Recipe:
             name: None if models.get(name) is None else origin_of(models[name], f"models.{name}", SHIPPED)
             for name in ("motion_adapter", "vae", "config")
         }
-        request = PIARequest.from_json(dict_of(recipe, "request"))
+        request = PIARequest.from_json({**FORMER, **dict_of(recipe, "request")})
         return Recipe(
             request=request,
             base=origin_of(models.get("base"), "models.base", SHIPPED),

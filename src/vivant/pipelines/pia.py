@@ -23,7 +23,7 @@ from vivant.pia.decode import decode
 from vivant.pia.generate import Given, Parts, generate, schedules, timesteps
 from vivant.pia.motion import MotionAdapter
 from vivant.pia.unet import UNet2DConditionModel, UNetMotionModel
-from vivant.pipelines import lora
+from vivant.pipelines import inversion, lora
 from vivant.pipelines.base import DiffusionPipeline
 from vivant.pipelines.single_file import from_single_file
 from vivant.pipelines.steering import TENSORS, Callback, callback_names, called_back
@@ -37,7 +37,8 @@ from vivant.prompts import (
 from vivant.request import Fit, PIARequest, batch_size, texts
 from vivant.rng import Rng
 from vivant.schedulers import Scheduler, pia_warnings
-from vivant.text.clip import embed, tokenise
+from vivant.text.encode import encode
+from vivant.text.prompt import PromptSyntax
 from vivant.vae.image import AutoencoderKL
 
 
@@ -225,6 +226,10 @@ class PIAPipeline(DiffusionPipeline):
 
     # --------------------------------------------------------------------------------------------- prompts
 
+    load_textual_inversion = inversion.load_textual_inversion
+    unload_textual_inversion = inversion.unload_textual_inversion
+    maybe_convert_prompt = inversion.maybe_convert_prompt
+
     @no_grad()
     def encode_prompt(
         self,
@@ -237,6 +242,8 @@ class PIAPipeline(DiffusionPipeline):
         negative_prompt_embeds: Tensor | None = None,
         lora_scale: float | None = None,
         clip_skip: int | None = None,
+        *,
+        prompt_syntax: PromptSyntax = "plain",
     ) -> tuple[Tensor, Tensor | None]:
         """Embed prompts by CLIP.
 
@@ -250,6 +257,8 @@ class PIAPipeline(DiffusionPipeline):
             negative_prompt_embeds: the same for the negative prompt.
             lora_scale: multiplies the strength of LoRA in the text encoder, fused one apart.
             clip_skip: how many last layers to leave out, for both prompts.
+            prompt_syntax: ``"plain"``, or ``"weighted"`` for weights in brackets and any length; see
+                `vivant.text.encode`.
 
         Returns:
             Positive and negative embeddings, `(b n) m d`; negative is None without guidance.
@@ -268,7 +277,7 @@ class PIAPipeline(DiffusionPipeline):
         if do_classifier_free_guidance and negative_prompt_embeds is None:
             missing.append(texts(negative_prompt))
         with lora.at_scale(self, scale, ("text_encoder",)):
-            encoded = self._encoded(missing, clip_skip) if missing else []
+            encoded = self._encoded(missing, clip_skip, prompt_syntax) if missing else []
         positive = encoded.pop(0) if prompt_embeds is None else prompt_embeds
         negative = encoded.pop() if encoded else negative_prompt_embeds
         place = device or self._execution_device, (self.text_encoder or self.unet).dtype
@@ -279,8 +288,10 @@ class PIAPipeline(DiffusionPipeline):
         positive, negative = (broadcast(rows.to(*place), batch, num_images_per_prompt) for rows in (positive, negative))
         return positive, negative
 
-    def _encoded(self, batches: Sequence[Sequence[str]], clip_skip: int | None) -> list[Tensor]:
-        """Embeddings of every batch of prompts; what was cut off goes into the notes."""
+    def _encoded(
+        self, batches: Sequence[Sequence[str]], clip_skip: int | None, syntax: PromptSyntax = "plain"
+    ) -> list[Tensor]:
+        """Embeddings of every batch of prompts, all of one length; what was done to them goes into the notes."""
         if self.text_encoder is None or self.tokenizer is None:
             raise InputError(
                 "E-TEXT-ENCODER",
@@ -288,14 +299,11 @@ class PIAPipeline(DiffusionPipeline):
                 "",
                 "Give prompt_embeds, and with guidance negative_prompt_embeds too; or load the pipeline with both.",
             )
-        embeds: list[Tensor] = []
         with active(self.text_encoder, self.memory) as encoder:
-            for prompts in batches:
-                tokens = tokenise(self.tokenizer, prompts, encoder.config.max_position_embeddings)
-                for note in tokens.notes:
-                    self._note(note)
-                embeds.append(embed(encoder, tokens, clip_skip))
-        return embeds
+            encoded = encode(self.tokenizer, encoder, batches, clip_skip, syntax)
+        for note in encoded.notes:
+            self._note(note)
+        return list(encoded.embeds)
 
     # ------------------------------------------------------------------------------------------------ run
 
@@ -331,6 +339,7 @@ class PIAPipeline(DiffusionPipeline):
         cond_frame: int = 0,
         fit: Fit = "crop",
         image_guidance_scale: float | None = None,
+        prompt_syntax: PromptSyntax = "plain",
     ) -> PIAPipelineOutput | tuple[Any]:
         """Animate pictures. Pictures and prompts have length 1 or B; clip ``b * n + k`` is the k-th of prompt b.
 
@@ -365,6 +374,8 @@ class PIAPipeline(DiffusionPipeline):
             cond_frame: the frame that is the picture.
             fit: ``"crop"``, ``"pad"`` or ``"stretch"`` for pictures of another shape.
             image_guidance_scale: separate strength of the picture; off by default.
+            prompt_syntax: ``"plain"``, as in diffusers, or ``"weighted"``: `(word:1.3)`, `[word]`, `BREAK`, and prompts
+                of any length, as in A1111; see `vivant.text.encode`.
 
         Raises:
             InputError: for every argument that cannot be honoured, before anything is computed.
@@ -394,6 +405,7 @@ class PIAPipeline(DiffusionPipeline):
             strength=strength,
             eta=self._usable_eta(eta),
             clip_skip=clip_skip,
+            prompt_syntax=prompt_syntax,
             num_videos_per_prompt=1 if num_videos_per_prompt is None else num_videos_per_prompt,
             free_init=self._free_init,
             freeu=self.unet.freeu,
@@ -470,6 +482,7 @@ class PIAPipeline(DiffusionPipeline):
             prompt_embeds=prompt_embeds,
             negative_prompt_embeds=negative_prompt_embeds,
             clip_skip=request.clip_skip,
+            prompt_syntax=request.prompt_syntax,
         )
         encoded = Prompts(
             broadcast(positive, batch, num), None if negative is None else broadcast(negative, batch, num)
