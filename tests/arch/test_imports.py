@@ -15,7 +15,7 @@ LAYERS = (
         "parts",
         {
             *("attention", "denoise", "freeinit", "fused", "guidance", "hub", "media", "placement", "rng", "solvers"),
-            *("faces", "pocket", "text", "upsample", "vae"),
+            *("faces", "pocket", "text", "upsample", "vae", "vision"),
             # What a request holds of PIA: plain values that know nothing of its networks.
             *("pia.affinity", "pia.freeu"),
         },

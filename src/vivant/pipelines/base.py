@@ -237,16 +237,20 @@ class DiffusionPipeline:
 
     # Placement
 
+    def _networks(self) -> list[Any]:
+        """All networks that are placed together, those of the components first."""
+        return placement.networks(self.components.values())
+
     @property
     def device(self) -> Device:
         """Where the components are."""
-        found = placement.networks(self.components.values())
+        found = self._networks()
         return next((network.device for network in found), Device("cpu"))  # pyright: ignore[reportReturnType]
 
     @property
     def dtype(self) -> Dtype:
         """Data type of the weights."""
-        found = placement.networks(self.components.values())
+        found = self._networks()
         return next((network.dtype for network in found), self._memory.dtype)  # pyright: ignore[reportReturnType]
 
     @property
@@ -275,7 +279,7 @@ class DiffusionPipeline:
                 device = value
             elif value is not None:
                 raise InputError("E-TO-ARGS", f"to() cannot use {value!r}.", "", "Give a device, a dtype, or both.")
-        placement.move(placement.networks(self.components.values()), device, dtype)
+        placement.move(self._networks(), device, dtype)
         if device is not None:
             self._memory = replace(self._memory, residency="resident")
         return self
@@ -302,9 +306,9 @@ class DiffusionPipeline:
         placement.check_place(target, self.dtype)
         placement.check_residency(residency, any("predict" in vars(part) for part in self.components.values() if part))
         self._memory = replace(self._memory, device=target, residency=residency)
-        placement.move(placement.networks(self.components.values()), "cpu")
+        placement.move(self._networks(), "cpu")
         if Device(target).type == "cpu":
-            held, total = placement.stays(placement.networks(self.components.values()))
+            held, total = placement.stays(self._networks())
             if held > total // 100:
                 self._say(
                     "W-OFFLOAD-CPU",
@@ -315,7 +319,7 @@ class DiffusionPipeline:
     def maybe_free_model_hooks(self) -> None:
         """Bring every component back to the CPU if offloading is on."""
         if placement.moves(self._memory):
-            placement.move(placement.networks(self.components.values()), "cpu")
+            placement.move(self._networks(), "cpu")
 
     def _prepare_run(self) -> MemoryPolicy:
         """Where this call runs; says once what is odd about it."""
