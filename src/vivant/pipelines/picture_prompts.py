@@ -269,9 +269,10 @@ def prepare_ip_adapter_image_embeds(
         InputError: as a call.
     """
     guided = do_classifier_free_guidance
-    asked = check(pipeline, Shown(ip_adapter_image, ip_adapter_image_embeds), None, guided)
-    if asked is None:
+    if not pipeline._ip_adapters.adapters:
         raise _none_loaded("prepare_ip_adapter_image_embeds")
+    asked = check(pipeline, Shown(ip_adapter_image, ip_adapter_image_embeds), None, guided)
+    assert asked is not None
     joined = [join_embeds(*halves, num_images_per_prompt) for halves in _halves(pipeline, asked, guided)]
     return [embeds.to(device or embeds.device) for embeds in joined]
 
