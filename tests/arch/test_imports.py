@@ -17,7 +17,7 @@ LAYERS = (
             *("attention", "denoise", "freeinit", "fused", "guidance", "hub", "media", "placement", "rng", "solvers"),
             *("faces", "pocket", "text", "upsample", "vae"),
             # What a request holds of PIA: plain values that know nothing of its networks.
-            *("pia.affinity", "pia.freeu"),
+            *("pia.affinity", "pia.freeu", "pia.windows"),
         },
     ),
     ("requests", {"prompts", "request"}),

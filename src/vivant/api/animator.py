@@ -1,7 +1,7 @@
 """`Animator`: one call from a picture to a clip."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -18,8 +18,8 @@ from vivant.pia.decode import decode
 from vivant.pia.generate import schedules, timesteps
 from vivant.pipelines.pia import PIAPipeline
 from vivant.placement import Residency
-from vivant.preflight.inputs import read_stills
-from vivant.preflight.pia import SCHEDULER, Limits, Models, check_request
+from vivant.preflight.inputs import read_keyframes, read_stills
+from vivant.preflight.pia import SCHEDULER, Limits, Models, check_request, describe_windows
 from vivant.schedulers import DDIMScheduler
 
 
@@ -95,6 +95,7 @@ class Animator:
         image: Any,
         prompt: str | Sequence[str] = "",
         *,
+        keyframes: Mapping[int, Any] | None = None,
         progress: Callable[[Progress], None] | None = None,
         cancel: Cancel | None = None,
         **parameters: Any,
@@ -104,24 +105,31 @@ class Animator:
         Args:
             image: path, URL, PIL picture, array or tensor, or a list of such.
             prompt: what happens.
+            keyframes: pictures at further frames, ``{24: picture}``; `image` is the one at `cond_frame`. Every frame
+                sees the nearest of them.
             progress: called after every step.
             cancel: asked after every step; True stops the run with `Cancelled`, and nothing is decoded.
             parameters: the other fields of `vivant.request.PIARequest`. The negative prompt defaults to PIA's own
-                where guidance reads one, the size to that of the picture with its longer side at most 512.
+                where guidance reads one, the size to that of the picture with its longer side at most 512. A clip that
+                is longer than the motion modules' positions is made in windows, unless ``windows=None`` is given.
 
         Raises:
             InputError: for every parameter or picture that cannot be honoured, before anything is computed.
             OutputError: E-OUTPUT-NAN.
             Cancelled: E-CANCELLED.
         """
-        stills = read_stills(image)
+        stills, further = read_stills(image), read_keyframes(keyframes)
         solver = self.pipeline.scheduler.solver
-        request = check_request(parameters, prompt, stills, solver, self._limits)
+        request = check_request(parameters, prompt, stills, solver, self._limits, further)
         total = len(timesteps(schedules(solver, request)))
         pipeline, start = self.pipeline, time.perf_counter()
         on_step = watching(total, start, pipeline.memory.device, progress, cancel)
+        pictures = {frame: [still.image for still in group] for frame, group in further.items()}
         with noting(pipeline) as notes:
-            latents = pipeline.denoise(request, [s.image for s in stills], generators(request.seed), on_step)
+            pipeline.notes += [note for note in [describe_windows(request)] if note]
+            latents = pipeline.denoise(
+                request, [s.image for s in stills], generators(request.seed), on_step, keyframes=pictures
+            )
         middle = time.perf_counter()
         with placement.active(pipeline.vae, pipeline.memory) as vae:
             frames = torch.cat([to_bytes(part) for part in decode(vae, latents)])
@@ -129,7 +137,16 @@ class Animator:
         seconds = {"denoise": middle - start, "decode": time.perf_counter() - middle}
         models = {"weights": self.weights(), "numerics": pipeline.numerics, "compiled": self.compiled}
         return finished(
-            pipeline, self._loaded, "pia", request, stills, clips, models=models, seconds=seconds, notes=notes
+            pipeline,
+            self._loaded,
+            "pia",
+            request,
+            stills,
+            clips,
+            models=models,
+            seconds=seconds,
+            notes=notes,
+            keyframes=list(further.values()),
         )
 
     @property

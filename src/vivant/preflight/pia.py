@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Self
 
 import torch
@@ -15,10 +16,11 @@ from vivant.pia.assemble import check_family, check_together, two_adapters
 from vivant.pia.config import MotionAdapterConfig, UNet2DConditionConfig, UNetMotionConfig, check_frames
 from vivant.pia.generate import schedules
 from vivant.pia.motion import MotionAdapter
+from vivant.pia.windows import LENGTH, Windows, windows
 from vivant.pipelines import components as parts
 from vivant.pipelines.declared import check_complete
 from vivant.pipelines.pia import PIAPipeline
-from vivant.preflight.inputs import check_recorded, check_seeds, check_used, drawn_seed, read_stills
+from vivant.preflight.inputs import check_recorded, check_seeds, check_used, drawn_seed, read_keyframes, read_stills
 from vivant.preflight.repository import check_files, check_weights, is_consisid, is_local, origin_of
 from vivant.request import NEGATIVE_PROMPT, PIARequest, batch_size, texts
 from vivant.schedulers import DDIMScheduler
@@ -165,27 +167,36 @@ def _text_layers(config: Mapping[str, Any]) -> int:
 
 
 def check_request(
-    parameters: Mapping[str, Any], prompt: Any, stills: Sequence[Still], solver: Solver, limits: Limits | None = None
+    parameters: Mapping[str, Any],
+    prompt: Any,
+    stills: Sequence[Still],
+    solver: Solver,
+    limits: Limits | None = None,
+    keyframes: Mapping[int, Sequence[Still]] = MappingProxyType({}),
 ) -> PIARequest:
     """The request with everything decided: size, negative prompt, and seeds that can be repeated.
 
     Args:
-        parameters: fields of `PIARequest`. The negative prompt defaults to PIA's own where guidance reads one, the
-            size to that of the first picture with its longer side at most 512.
+        parameters: fields of `PIARequest` but for the keyframes. The negative prompt defaults to PIA's own where
+            guidance reads one, the size to that of the first picture with its longer side at most 512.
         prompt: its prompt.
         stills: the pictures.
         solver: what will sample.
-        limits: what the networks allow, where that is known yet.
+        limits: what the networks allow, where that is known yet. A clip that is longer is made in windows, unless
+            `parameters` say otherwise.
+        keyframes: the pictures for the request's keyframes.
 
     Raises:
         InputError: for every parameter that cannot be honoured, or that would be ignored.
     """
-    request = PIARequest.build(**{**parameters, "prompt": prompt})
+    request = PIARequest.build(**{**parameters, "prompt": prompt, "keyframes": tuple(keyframes)})
     check_used(request, solver)
     if "negative_prompt" not in parameters and request.needs_negative:
         request = replace(request, negative_prompt=NEGATIVE_PROMPT)
     if limits is not None:
-        check_frames(request.num_frames, limits.num_frames)
+        if "windows" not in parameters and request.num_frames > limits.num_frames:
+            request = replace(request, windows=Windows(min(LENGTH, limits.num_frames)))
+        check_frames(request.num_frames, limits.num_frames, request.windows)
         if request.clip_skip is not None and request.clip_skip >= limits.num_text_layers:
             raise InputError(
                 "E-CLIP-SKIP",
@@ -194,7 +205,10 @@ def check_request(
                 f"Give 0 to {limits.num_text_layers - 1}, or None.",
             )
     batch = batch_size(
-        image=len(stills), prompt=len(texts(request.prompt)), negative_prompt=len(texts(request.negative_prompt))
+        image=len(stills),
+        prompt=request.num_prompts,
+        negative_prompt=len(texts(request.negative_prompt)),
+        **{f"picture at frame {frame}": len(pictures) for frame, pictures in keyframes.items()},
     )
     check_seeds(request, batch * request.num_videos_per_prompt)
     schedules(solver, request)
@@ -212,16 +226,33 @@ def _decided(request: PIARequest, still: Still) -> PIARequest:
     )
 
 
-def check_animate(image: Any, prompt: Any, *, limits: Limits | None = None, **parameters: Any) -> PIARequest:
+def check_animate(
+    image: Any,
+    prompt: Any,
+    *,
+    limits: Limits | None = None,
+    keyframes: Mapping[int, Any] | None = None,
+    **parameters: Any,
+) -> PIARequest:
     """Refuse bad input before anything heavy is loaded: parameters and pictures.
 
     Args:
         image: as for `vivant.Animator.animate`.
         prompt: likewise.
         limits: of the models, see `Models.find`.
+        keyframes: as for `vivant.Animator.animate`.
         parameters: the other fields of `vivant.request.PIARequest`.
 
     Returns:
         The request as `Animator.animate` will read it.
     """
-    return check_request(parameters, prompt, read_stills(image), DDIMScheduler(**SCHEDULER).solver, limits)
+    stills, further = read_stills(image), read_keyframes(keyframes)
+    return check_request(parameters, prompt, stills, DDIMScheduler(**SCHEDULER).solver, limits, further)
+
+
+def describe_windows(request: PIARequest) -> str | None:
+    """A note about a clip that is made in windows."""
+    num = len(windows(request.num_frames, request.windows))
+    if request.windows is None or num == 1:
+        return None
+    return f"{request.num_frames} frames are made in {num} windows of {request.windows.length}, which are blended."
