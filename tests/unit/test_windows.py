@@ -13,7 +13,7 @@ import tiny
 from tiny_pia import HEIGHT, WIDTH, picture, pipeline, run, seeded, unet
 from tolerances import Tolerance, assert_parity, relative_l2
 from vivant import schedulers
-from vivant.errors import InputError
+from vivant.errors import InputError, VivantWarning
 from vivant.guidance import cfg
 from vivant.pia import generate as module
 from vivant.pia.affinity import curve
@@ -295,14 +295,15 @@ def test_callbacks_see_the_whole_clip(pipe, travel):
 def test_the_result_does_not_depend_on_what_stays_in_memory(pipe):
     given = {"num_frames": LONG, "windows": CUT, "prompt_travel": {4: "running"}}
     resident = run(pipe, **given)
-    pipe.enable_sequential_cpu_offload(device="cpu")
+    with pytest.warns(VivantWarning, match="W-OFFLOAD-CPU"):
+        pipe.enable_sequential_cpu_offload(device="cpu")
     assert torch.equal(run(pipe, **given), resident)
 
 
 def test_longer_than_the_positions(pipe, monkeypatch):
     with pytest.raises(InputError, match=r"E-FRAMES-MAX.*33 frames.*Windows\(16\)"):
         run(pipe, num_frames=33)
-    with pytest.raises(InputError, match="E-FRAMES-MAX.*Windows of 34 frames"):
+    with pytest.raises(InputError, match=r"E-FRAMES-MAX.*Windows of 34 frames"):
         run(pipe, num_frames=50, windows=Windows(34))
     seen: list[tuple[int, ...]] = []
     monkeypatch.setattr(pipe.unet, "predict", lambda x, t, text: seen.append(tuple(x.shape)) or 0.9 * x[:, :4])

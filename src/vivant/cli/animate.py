@@ -154,8 +154,8 @@ def animate(
         bool | None,
         option(
             "--windows/--no-windows",
-            "Make the clip in overlapping windows. If not given, only one that is longer than the motion adapter allows, "
-            "which --no-windows refuses.",
+            "Make the clip in overlapping windows. If not given, only one that is longer than the motion adapter "
+            "allows; --no-windows refuses that.",
             WINDOWS,
         ),
     ] = None,
