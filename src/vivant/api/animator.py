@@ -19,9 +19,9 @@ from vivant.pia.generate import schedules, timesteps
 from vivant.pipelines.pia import PIAPipeline
 from vivant.placement import Residency
 from vivant.preflight.additions import Embedding, Lora
-from vivant.preflight.inputs import read_stills
+from vivant.preflight.inputs import read_keyframes, read_stills
 from vivant.preflight.models import Limits, Models
-from vivant.preflight.pia import check_request
+from vivant.preflight.pia import check_request, describe_windows
 
 
 class Animator:
@@ -127,6 +127,7 @@ class Animator:
         image: Any,
         prompt: str | Sequence[str] = "",
         *,
+        keyframes: Mapping[int, Any] | None = None,
         progress: Callable[[Progress], None] | None = None,
         cancel: Cancel | None = None,
         **parameters: Any,
@@ -136,24 +137,33 @@ class Animator:
         Args:
             image: path, URL, PIL picture, array or tensor, or a list of such.
             prompt: what happens.
+            keyframes: pictures at further frames, ``{24: picture}``; `image` is the one at `cond_frame`. Every frame
+                sees the nearest of them.
             progress: called after every step.
             cancel: asked after every step; True stops the run with `Cancelled`, and nothing is decoded.
             parameters: the other fields of `vivant.request.PIARequest`. The negative prompt defaults to PIA's own
-                where guidance reads one, the size to that of the picture with its longer side at most 512.
+                where guidance reads one, the size to that of the picture with its longer side at most 512. A clip that
+                is longer than the motion modules' positions is made in windows, unless ``windows=None`` is given.
 
         Raises:
             InputError: for every parameter or picture that cannot be honoured, before anything is computed.
             OutputError: E-OUTPUT-NAN.
             Cancelled: E-CANCELLED.
         """
-        stills = read_stills(image)
+        stills, further = read_stills(image), read_keyframes(keyframes)
         solver = self.pipeline.scheduler.solver
-        request = check_request(parameters, prompt, stills, solver, self._limits, self.defaults)
+        request = check_request(
+            parameters, prompt, stills, solver, self._limits, defaults=self.defaults, keyframes=further
+        )
         total = len(timesteps(schedules(solver, request)))
         pipeline, start = self.pipeline, time.perf_counter()
         on_step = watching(total, start, pipeline.memory.device, progress, cancel)
+        pictures = {frame: [still.image for still in group] for frame, group in further.items()}
         with noting(pipeline) as notes:
-            latents = pipeline.denoise(request, [s.image for s in stills], generators(request.seed), on_step)
+            pipeline.notes += [note for note in [describe_windows(request)] if note]
+            latents = pipeline.denoise(
+                request, [s.image for s in stills], generators(request.seed), on_step, keyframes=pictures
+            )
         middle = time.perf_counter()
         with placement.active(pipeline.vae, pipeline.memory) as vae:
             frames = torch.cat([to_bytes(part) for part in decode(vae, latents)])
@@ -161,7 +171,16 @@ class Animator:
         seconds = {"denoise": middle - start, "decode": time.perf_counter() - middle}
         models = {"weights": self.weights(), "numerics": pipeline.numerics, "compiled": self.compiled}
         return finished(
-            pipeline, self._loaded, "pia", request, stills, clips, models=models, seconds=seconds, notes=notes
+            pipeline,
+            self._loaded,
+            "pia",
+            request,
+            stills,
+            clips,
+            models=models,
+            seconds=seconds,
+            notes=notes,
+            keyframes=list(further.values()),
         )
 
     @property

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from vivant.cli.originals import find_additions, find_pictures
 from vivant.cli.recipes import Made, Origin, additions_of, choice_of, dict_of, made_of, origin_of, reading
 from vivant.cli.screen import Screen, stoppable
 from vivant.cli.writing import check_targets
+from vivant.media.still import Still
 from vivant.preflight.additions import Recorded
 from vivant.preflight.pia import check_request
 from vivant.request import PIARequest
@@ -69,7 +71,7 @@ def again(screen: Screen, raw: Mapping[str, Any], asked: Asked) -> None:
     pictures = find_pictures(made, asked.images, Path(asked.file))
     additions = find_additions(recipe.additions, asked.additions, Path(asked.file))
     check_targets(asked.outputs, [asked.file, *(path for path, _ in pictures)], asked.overwrite, request.fps)
-    stills = [still for _, still in pictures]
+    stills, keyframes = _apart([still for _, still in pictures], request, made)
     loading = making.Loading(
         base=source_of("base", asked.base, recipe.base),
         motion_adapter=_source_of("motion_adapter", asked.motion_adapter, recipe.adapter),
@@ -94,14 +96,22 @@ def again(screen: Screen, raw: Mapping[str, Any], asked: Asked) -> None:
     hub_ids = [origin.hub for origin in named if origin.hub]
     hub_ids += [one.origin["hub"] or "" for one in additions if one.path is None]
     loading = settle(screen, loading, hub_ids, asked.yes)
-    fields = request.fields()
-    check_request(fields, request.prompt, stills, made.scheduler.solver, loading.check().limits)
+    known: dict[str, Any] = {"limits": loading.check().limits, "keyframes": keyframes}
+    request = check_request(request.fields(), request.prompt, stills, made.scheduler.solver, **known)
     with stoppable() as stopped:
         animator = loading.load(screen)
         animator.pipeline.scheduler = made.scheduler
         check_weights(animator.weights(), made)
-        result = making.run(screen, animator, stills, fields, stopped)
+        result = making.run(screen, animator, stills, keyframes, request, stopped)
     compare(screen, asked, made, result)
+
+
+def _apart(found: list[Still], request: PIARequest, made: Made) -> tuple[list[Still], dict[int, list[Still]]]:
+    """The pictures of a recipe: those that the clips begin with, and those of the keyframes."""
+    rest = iter(found)
+    first = list(islice(rest, len(found) - sum(made.keyframes)))
+    counts = zip(request.keyframes, made.keyframes, strict=True)
+    return first, {frame: list(islice(rest, count)) for frame, count in counts}
 
 
 def _source_of(name: str, given: str | None, origin: Origin | None) -> str | None:
