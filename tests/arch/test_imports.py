@@ -14,7 +14,7 @@ LAYERS = (
     (
         "parts",
         {
-            *("attention", "denoise", "freeinit", "fused", "guidance", "hub", "media", "placement", "rng", "solvers"),
+            *("attention", "denoise", "freeinit", "fused", "guidance", "hub", "lora", "media", "placement", "rng", "solvers"),
             *("faces", "pocket", "text", "upsample", "vae"),
             # What a request holds of PIA: plain values that know nothing of its networks.
             *("pia.affinity", "pia.freeu"),
@@ -23,7 +23,7 @@ LAYERS = (
     ("requests", {"prompts", "request"}),
     ("models", {"consisid", "pia"}),
     ("facade", {"callbacks", "pipelines", "schedulers", "utils"}),
-    ("one call each", {"api", "preflight"}),
+    ("one call each", {"api", "convert", "preflight"}),
     ("training", {"train"}),
     ("measuring", {"evaluate"}),
     ("command line", {"cli"}),

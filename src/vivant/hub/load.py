@@ -219,7 +219,7 @@ def write_weights(
             part = f"-{i:05d}-of-{len(shards):05d}" if len(shards) > 1 else ""
             final = f"{stem}{dotted}{part}.safetensors"
             written[final] = f".{final}.{mark}"
-            save_file(_own_storage(state, names), folder / written[final], metadata={"format": "pt"})
+            save_file(own_storage(state, names), folder / written[final], metadata={"format": "pt"})
         if len(shards) > 1:
             index = f"{stem}.safetensors.index{dotted}.json"
             written[index] = f".{index}.{mark}"
@@ -272,7 +272,7 @@ def _split(state: Mapping[str, Tensor], limit: int) -> Iterator[list[str]]:
     yield group
 
 
-def _own_storage(state: Mapping[str, Tensor], names: list[str]) -> dict[str, Tensor]:
+def own_storage(state: Mapping[str, Tensor], names: list[str]) -> dict[str, Tensor]:
     """Contiguous tensors on the CPU that share no memory, as the format demands; copies only where needed."""
     seen: set[int] = set()
     result = {}

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vivant.config import load_json
 from vivant.errors import LoadError
-from vivant.hub.load import ENCODER_WEIGHTS, WEIGHTS
+from vivant.hub.load import ENCODER_WEIGHTS, WEIGHTS, read_weights
 from vivant.hub.repo import check_variant, variants
 from vivant.hub.single_file import TEXT, Found, Names, Part
 
@@ -149,6 +149,20 @@ def load_found(
         return model.from_found(found, config, dtype, verify=verify)
     text = importlib.import_module(_TEXT_ENCODERS[entry.class_name])
     return text.text_encoder_of(found, config, dtype, verify=verify)
+
+
+def read_stored(folder: Path, entry: Entry, variant: str | None) -> "tuple[Mapping[str, Any], dict[str, torch.Tensor]]":
+    """The configuration of a network in a repository and its tensors, as they are stored but under their present names.
+
+    Raises:
+        LoadError: whatever its reader finds wrong.
+    """
+    config = load_json(folder / "config.json")
+    module = importlib.import_module({**_MODELS, **_TEXT_ENCODERS}[entry.class_name])
+    if entry.class_name in _TEXT_ENCODERS:
+        return config, module.read_state(folder, variant, module.meta_text_encoder(config, str(folder)))
+    model = getattr(module, entry.class_name).from_state(config, read_weights(folder, variant), origin=str(folder))
+    return model.config, dict(model.state_dict())
 
 
 def component_variants(folder: Path, names: list[str], variant: str | None) -> tuple[dict[str, str | None], list[str]]:

@@ -93,7 +93,7 @@ def from_single_file(
         loaded[name], used = parts.load_found(found[name], entry, values, dtype, verify=verify)
         names |= used
     if "scheduler" in wanted:
-        loaded["scheduler"], more = _asked_for(file, loaded["scheduler"])
+        loaded["scheduler"], more = asked_for(file, loaded["scheduler"])
         notes += more
     pipeline = cls(**{**loaded, **overrides, **options})
     pipeline.report = report_on(file, names)
@@ -124,7 +124,7 @@ def _small(folder: Path, name: str, entry: parts.Entry, dtype: Dtype) -> Any:
     return parts.load_component(folder / name, entry, None, dtype, {})
 
 
-def _asked_for(file: SingleFile, scheduler: Any) -> tuple[Any, list[str]]:
+def asked_for(file: SingleFile, scheduler: Any) -> tuple[Any, list[str]]:
     """The scheduler, or where a file says that its model predicts something else than noise, one that can do that."""
     fields: Mapping[str, Any] = prediction(file.header)
     if not fields:

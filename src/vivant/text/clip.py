@@ -19,9 +19,11 @@ from vivant.config import dump_json, load_json
 from vivant.errors import InputError, LoadError
 from vivant.hub.finite import check_finite
 from vivant.hub.load import cast, check_keys, read_weights, write_weights
+from vivant.hub.model import usual_dtype
 from vivant.hub.repo import TRANSFORMERS, Source
 from vivant.hub.single_file import TEXT, Found, Names, config_of, look_for, open_file
-from vivant.text.tokens import Tokens, tokenise
+from vivant.text.inversion import expand
+from vivant.text.tokens import Tokens, check_prompts, tokenise
 
 if TYPE_CHECKING:
     from transformers import CLIPTextModel, PreTrainedTokenizerBase
@@ -39,7 +41,7 @@ def encode(
     prompts: Sequence[str],
     clip_skip: int | None = None,
 ) -> Float[Tensor, "b n d"]:
-    """Embed prompts, each cut or padded to the 77 tokens of CLIP; negative prompts are embedded by the same call.
+    """Embed prompts, each cut or padded to the 77 tokens of CLIP; brackets are brackets (see `vivant.text.encode`).
 
     Args:
         tokenizer: CLIP's tokenizer.
@@ -50,7 +52,13 @@ def encode(
     Raises:
         InputError: E-PROMPT-TYPE, E-PROMPT-TEXT, E-CLIP-SKIP.
     """
-    return embed(text_encoder, tokenise(tokenizer, prompts, _num_positions(text_encoder)), clip_skip)
+    return embed(text_encoder, plain_tokens(tokenizer, prompts, _num_positions(text_encoder)), clip_skip)
+
+
+def plain_tokens(tokenizer: "PreTrainedTokenizerBase", prompts: Sequence[str], length: int = 77) -> Tokens:
+    """As `tokenise`, with learned words of several vectors written out."""
+    check_prompts(prompts)
+    return tokenise(tokenizer, [expand(prompt, tokenizer) for prompt in prompts], length)
 
 
 def embed(text_encoder: "CLIPTextModel", tokens: Tokens, clip_skip: int | None = None) -> Float[Tensor, "b n d"]:
@@ -107,6 +115,15 @@ def load_text_encoder(folder: Path, variant: str | None = None, dtype: torch.dty
         LoadError: E-FILE-MISSING or E-JSON-BROKEN, E-CONFIG-VALUE, nothing readable, or E-KEYS-MISMATCH.
     """
     encoder = meta_text_encoder(load_json(folder / "config.json"), str(folder / "config.json"))
+    return adopt_text_encoder(encoder, read_state(folder, variant, encoder), dtype or usual_dtype())
+
+
+def read_state(folder: Path, variant: str | None, encoder: "CLIPTextModel") -> dict[str, Tensor]:
+    """The tensors of a published folder that a text encoder needs, under its own names and in their own data type.
+
+    Raises:
+        LoadError: nothing readable, or E-KEYS-MISMATCH.
+    """
     expected = encoder.state_dict()
     prefix = PREFIX if next(iter(expected)).startswith(PREFIX) else ""
     state = {
@@ -115,7 +132,7 @@ def load_text_encoder(folder: Path, variant: str | None = None, dtype: torch.dty
         if not name.startswith(_NOT_TEXT) and not name.endswith("position_ids")
     }
     check_keys(state, expected, "CLIPTextModel", str(folder))
-    return adopt_text_encoder(encoder, state, dtype or torch.get_default_dtype())
+    return state
 
 
 def text_encoder_of(
@@ -148,8 +165,7 @@ def text_encoder_from_single_file(
     """
     place = Source("")
     found = look_for(open_file(path, place), TEXT)
-    dtype = dtype or torch.get_default_dtype()
-    return text_encoder_of(found, config_of(config, found, place), dtype, verify=verify)[0]
+    return text_encoder_of(found, config_of(config, found, place), dtype or usual_dtype(), verify=verify)[0]
 
 
 def meta_text_encoder(config: Mapping[str, Any], origin: str = "the configuration") -> "CLIPTextModel":

@@ -35,12 +35,14 @@ class Keymap:
         rows: applied one after the other, each to what the ones before it made of a name.
         drop: regular expressions for whole names of the other layout that no network of ours has.
         twins: from a name of the other layout to another one under which it holds the same tensor once more.
+        pointwise: a regular expression for names of weights that are 1x1 convolutions there and linear layers here.
     """
 
     layout: str
     rows: tuple[Row, ...]
     drop: tuple[str, ...] = ()
     twins: tuple[Row, ...] = ()
+    pointwise: str | None = None
 
     def name(self, ours: str) -> str:
         """What one of our names is called."""
@@ -88,6 +90,10 @@ class Keymap:
         """Another name of the same tensor, if the layout has it twice."""
         found = (re.sub(row.pattern, row.replacement, theirs) for row in self.twins)
         return next((name for name in found if name != theirs), None)
+
+    def is_pointwise(self, theirs: str) -> bool:
+        """Whether the weight of that name is a 1x1 convolution there and a linear layer here."""
+        return self.pointwise is not None and re.search(self.pointwise, theirs) is not None
 
 
 def inverted(table: Mapping[str, str]) -> dict[str, str]:

@@ -98,7 +98,7 @@ def _attends(kind: str) -> bool:
 
 
 def vae(config: Mapping[str, Any], prefix: str = VAE) -> Keymap:
-    """The names of `AutoencoderKL`; its attention is stored as 1x1 convolutions there, see `is_pointwise`."""
+    """The names of `AutoencoderKL`; its attention is stored as 1x1 convolutions there."""
     last = len(config["block_out_channels"]) - 1
     attends = config.get("mid_block_add_attention", True)
     rows = [
@@ -117,7 +117,7 @@ def vae(config: Mapping[str, Any], prefix: str = VAE) -> Keymap:
         Row(r"\.conv_norm_out\.", ".norm_out."),
         Row(r"^", prefix),
     ]
-    return Keymap(LAYOUT, tuple(rows), DROP)
+    return Keymap(LAYOUT, tuple(rows), DROP, pointwise=r"\.mid\.attn_1\.(q|k|v|proj_out)\.weight$")
 
 
 def text(config: Mapping[str, Any] | None = None, prefix: str = TEXT) -> Keymap:
@@ -145,8 +145,3 @@ def text_table(layers: Iterable[str], prefix: str = "text_model.") -> dict[str, 
     """Names of the text encoder's layers to those of its published files, which begin with `text_model.`."""
     keymap = text(prefix=prefix)
     return {name: keymap.name(name) for name in layers}
-
-
-def is_pointwise(theirs: str) -> bool:
-    """Whether a tensor, by its name in the layout, is stored as a 1x1 convolution that is a linear layer of ours."""
-    return ".mid.attn_1." in theirs and theirs.endswith(".weight") and ".norm." not in theirs
