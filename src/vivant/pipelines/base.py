@@ -274,16 +274,20 @@ class DiffusionPipeline:
 
     # Placement
 
+    def _networks(self) -> list[Any]:
+        """All networks that are placed together, those of the components first."""
+        return placement.networks(self.components.values())
+
     @property
     def device(self) -> Device:
         """Where the components are."""
-        found = placement.networks(self.components.values())
+        found = self._networks()
         return next((network.device for network in found), Device("cpu"))  # pyright: ignore[reportReturnType]
 
     @property
     def dtype(self) -> Dtype:
         """Data type of the weights."""
-        found = placement.networks(self.components.values())
+        found = self._networks()
         return next((network.dtype for network in found), self._memory.dtype)  # pyright: ignore[reportReturnType]
 
     @property
@@ -341,7 +345,7 @@ class DiffusionPipeline:
         self._memory = replace(self._memory, device=target, residency=residency)
         self._move("cpu")
         if Device(target).type == "cpu":
-            held, total = placement.stays(placement.networks(self.components.values()))
+            held, total = placement.stays(self._networks())
             if held > total // 100:
                 self._say(
                     "W-OFFLOAD-CPU",
@@ -351,14 +355,14 @@ class DiffusionPipeline:
 
     def _move(self, device: str | Device | None, dtype: Dtype | None = None) -> None:
         """Move all components for good; LoRA is merged anew into what they are then, as if it were loaded now."""
-        networks = placement.networks(self.components.values())
+        networks = self._networks()
         with taken_off(networks):
             placement.move(networks, device, dtype)
 
     def maybe_free_model_hooks(self) -> None:
         """Bring every component back to the CPU if offloading is on."""
         if placement.moves(self._memory):
-            placement.move(placement.networks(self.components.values()), "cpu")
+            placement.move(self._networks(), "cpu")
 
     def _prepare_run(self) -> MemoryPolicy:
         """Where this call runs; says once what is odd about it."""
