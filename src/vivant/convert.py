@@ -134,6 +134,10 @@ def convert(
             "E-CONVERT-TARGET", f"{target} is the name of a file.", "A single file becomes a folder.", "Name a folder."
         )
     file = open_file(source, place)
+    if target.is_dir() and target.resolve() in Path(file.origin).resolve().parents:
+        raise InputError(
+            "E-CONVERT-TARGET", f"{source} lies in {target}, which would be replaced.", "", "Name another folder."
+        )
     if file.kind.what in ALONE:
         _refuse_options("a file of one network", vae=vae)
         return _to_component(file, target, config, place, overwrite)

@@ -14,6 +14,7 @@ from vivant.solvers.cogvideox import CogVideoXDDIM, CogVideoXDPM
 from vivant.solvers.ddim import DDIM
 from vivant.solvers.ddpm import DDPM
 from vivant.solvers.dpm import DPMSolver
+from vivant.solvers.dpm_ancestral import DPM2SAncestral
 from vivant.solvers.dpm_singlestep import DPMSinglestep
 from vivant.solvers.euler import Euler, EulerAncestral
 from vivant.solvers.heun import Heun
@@ -98,6 +99,8 @@ def test_the_true_noise_leads_along_a_straight_line_to_the_clean_sample(kind, da
         DDPM(clip_sample=False, timestep_spacing="trailing", **RANGE),
         EulerAncestral(**RANGE),
         EulerAncestral(timestep_spacing="leading", **RANGE),
+        DPM2SAncestral(**RANGE),
+        DPM2SAncestral(timestep_spacing="leading", use_karras_sigmas=True, **RANGE),
         LCM(timestep_scaling=1000.0),
         TCD(),
         DPMSinglestep(algorithm_type="sde-dpmsolver++", **RANGE),
@@ -183,8 +186,9 @@ def test_schedules_fall_within_the_training(kind, num_steps, spacing, offset, be
     told, levels = [step.t for step in schedule], [step.level for step in schedule]
     assert [step.index for step in schedule] == list(range(len(schedule)))
     assert all(0 <= t <= 999 for t in told)
-    assert all(step.level_next <= step.level for step in schedule)
-    if kind is not PNDM:  # Runge-Kutta goes back and forth
+    # The middle of a step to a level below the next one may lie below that too, from where noise leads back up.
+    assert kind is DPM2SAncestral or all(step.level_next <= step.level for step in schedule)
+    if kind not in (PNDM, DPM2SAncestral):  # Runge-Kutta goes back and forth
         pairs = list(itertools.pairwise(zip(told, levels, strict=True)))
         assert all(a > b or (a == b and kind is Heun) for a, b in pairs)
     assert all(abs(step.norm**2 - step.alpha**2 - step.sigma**2) < 1e-3 * step.norm**2 for step in schedule)

@@ -24,8 +24,8 @@ def convert(
 ) -> None:
     """Convert between single files and repositories, in both directions.
 
-    Whole Stable Diffusion 1.5 models, and UNets, VAEs, text encoders and motion modules alone. Tensors keep their values
-    and their data type. The target appears whole or not at all.
+    Whole Stable Diffusion 1.5 models, and UNets, VAEs, text encoders and motion modules alone. Tensors keep their
+    values and their data type. The target appears whole or not at all.
     """
     with reporting(json) as screen:
         from vivant.convert import convert as run

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,8 @@ from vivant.hub.load import WEIGHTS, cast, check_keys, check_no_pickle, read_wei
 from vivant.hub.repo import Source, locate
 from vivant.hub.report import LoadReport
 from vivant.hub.single_file import KEYWORDS, Found, Names, Part, config_of, look_for, open_file, report_on
+
+M = TypeVar("M", bound="Model")  # Self in a tuple is more than the run-time checker of the tests reads
 
 
 class Model(nn.Module):
@@ -171,8 +173,8 @@ class Model(nn.Module):
 
     @classmethod
     def from_found(
-        cls, found: Found, config: Mapping[str, Any], dtype: torch.dtype | None, *, verify: bool = False
-    ) -> tuple[Self, Names]:
+        cls: type[M], found: Found, config: Mapping[str, Any], dtype: torch.dtype | None, *, verify: bool = False
+    ) -> tuple[M, Names]:
         """Build from a network that was found in a single file, without copying tensors that already have `dtype`.
 
         Returns:

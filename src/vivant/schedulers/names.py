@@ -67,6 +67,7 @@ SAMPLERS: Mapping[str, Sampler] = {
         "DPMSolverSinglestepScheduler", {"algorithm_type": "sde-dpmsolver++", "solver_order": 2}, GROUPS
     ),
     "DPM++ 2S": Sampler("DPMSolverSinglestepScheduler", {"algorithm_type": "dpmsolver++", "solver_order": 2}, GROUPS),
+    "DPM++ 2S a": Sampler("DPMSolver2SAncestralScheduler", {}, LEVELS),
     "DDIM": Sampler("DDIMScheduler", {"clip_sample": False, **_LATENT}, TIMES),
     "DDPM": Sampler("DDPMScheduler", {"clip_sample": False}, TIMES),
     "PLMS": Sampler("PNDMScheduler", {"skip_prk_steps": True, **_LATENT}, {}),
@@ -79,7 +80,6 @@ SAMPLERS: Mapping[str, Sampler] = {
 NEAREST: Mapping[str, str] = {
     "DPM2": "Heun",
     "DPM2 a": "Euler a",
-    "DPM++ 2S a": "DPM++ SDE",
     "DPM fast": "DPM++ 2S",
     "DPM adaptive": "DPM++ 2S",
     "DEIS": "DPM++ 2M",

@@ -203,10 +203,15 @@ class EulerAncestral:
         return Update((x_next + noise() * step.sigma_up).to(x.dtype), x0, None)
 
 
-def _ancestral(index: int, t: float, sigma: Tensor, sigma_next: Tensor) -> AncestralStep:
-    """Split the way to `sigma_next` so that the noise added at the end restores its variance."""
+def ancestral(sigma: Float[Tensor, ""], sigma_next: Float[Tensor, ""]) -> tuple[Tensor, Tensor]:
+    """Split the way to `sigma_next`: where to step to below it, and the noise that from there restores its variance."""
     up = (sigma_next**2 * (sigma**2 - sigma_next**2) / sigma**2) ** 0.5
-    down = (sigma_next**2 - up**2).clamp(min=0) ** 0.5  # rounding may leave less than nothing
+    return (sigma_next**2 - up**2).clamp(min=0) ** 0.5, up  # rounding may leave less than nothing
+
+
+def _ancestral(index: int, t: float, sigma: Tensor, sigma_next: Tensor) -> AncestralStep:
+    """The scalars of one step."""
+    down, up = ancestral(sigma, sigma_next)
     return AncestralStep(
         index=index,
         t=t,
