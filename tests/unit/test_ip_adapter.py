@@ -15,6 +15,7 @@ from vivant.pia.ip_scale import scales_at
 from vivant.pia.layers import Attention
 from vivant.pia.motion import MotionAdapter
 from vivant.pia.unet import UNetMotionModel
+from vivant.pia.windows import Windows
 from vivant.pipelines.pia import PIAPipeline
 from vivant.pipelines.picture_prompts import rows
 from vivant.placement import MemoryPolicy, active
@@ -408,6 +409,17 @@ def test_pictures_are_read_once_for_a_run(pipe, root, monkeypatch):
     run(pipe, ip_adapter_image=people(1, 2), num_inference_steps=3, **shown)
     assert calls.count("picture") == 4
     assert calls.count("text") == 6 * 6
+
+
+def test_all_windows_of_a_clip_read_the_same_keys(pipe, root, monkeypatch):
+    load(pipe, root)
+    given = {"num_frames": 5, "windows": Windows(length=3, stride=2), "num_inference_steps": 2}
+    plain = run(pipe, **given, ip_adapter_image=people(2))
+    calls = count(monkeypatch)
+    seen = run(pipe, **given, ip_adapter_image=people(1))
+    assert calls.count("picture") == 2
+    gaps = (seen - plain).transpose(1, 2).flatten(2).norm(dim=2) / plain.transpose(1, 2).flatten(2).norm(dim=2)
+    assert gaps.min() > 0.02
 
 
 def test_guidance_switched_off_on_the_way(pipe, root, monkeypatch):
