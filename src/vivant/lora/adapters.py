@@ -116,10 +116,11 @@ class Adapters:
         Args:
             scale: multiplies what is active; what is fused has its own weight.
         """
-        acting = {name: (self.loaded[name], w, scale) for name, w in self.active.items() if self.enabled}
-        acting |= {name: (*fused, 1.0) for name, fused in self.fused.items()}
+        acting = {name: (Fused(self.loaded[name], w), scale) for name, w in self.active.items() if self.enabled}
+        acting |= {name: (fused, 1.0) for name, fused in self.fused.items()}
         terms: dict[str, tuple[Term, ...]] = {}
-        for _, (changes, weight, factor) in sorted(acting.items()):
+        for name in sorted(acting):
+            (changes, weight), factor = acting[name]
             for parameter, change in changes.items():
                 strength = factor * at(weight, parameter)
                 if strength:
