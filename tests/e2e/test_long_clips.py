@@ -36,7 +36,6 @@ def test_windows_have_no_seams_and_the_motion_turns_with_the_prompt(animator):
     assert np.mean([unusual(clip, borders(FRAMES, CUT)) for clip in clips]) < 0.25
     before = [went(clip, 0, 10, case.move) for clip, case in zip(clips, CASES, strict=True)]
     after = [went(clip, 10, 26, OPPOSITE[case.move]) for clip, case in zip(clips, CASES, strict=True)]
-    print(before, after, np.mean([unusual(clip, borders(FRAMES, CUT)) for clip in clips]))
     assert np.mean(before) > 0.015
     assert np.mean(after) > 0.03  # without the second prompt it is 0.00
 
@@ -46,7 +45,6 @@ def test_clips_one_after_the_other_have_seams(animator):
     parts = [make(animator, num_frames=8, seed=tuple(100 * k + b for b in range(NUM))) for k in range(FRAMES // 8)]
     clips = [np.concatenate(pieces) for pieces in zip(*parts, strict=True)]
     found = np.mean([unusual(clip, range(8, FRAMES, 8)) for clip in clips])
-    print(found, [changes(clip).round(1) for clip in clips])
     assert found > 0.7
 
 
