@@ -18,7 +18,7 @@ import tiny_repo
 import tiny_single
 from vivant import placement
 from vivant.errors import InputError, LoadError, VivantWarning
-from vivant.hub import single_file
+from vivant.hub import load, single_file
 from vivant.hub.finite import check_finite
 from vivant.hub.header import read_header
 from vivant.hub.repo import Source
@@ -141,6 +141,22 @@ def test_tensors_of_the_right_type_are_mapped_and_not_copied(file, config):
     held, total = placement.stays([vae])
     assert total > 0
     assert held == 0
+
+
+def test_what_was_read_only_to_be_converted_is_given_back(state, file, monkeypatch):
+    given_back = []
+    monkeypatch.setattr(load.pages, "give_back", given_back.append)
+    AutoencoderKL.from_single_file(file, config=tiny.VAE, dtype=torch.float32)
+    assert given_back == []
+    AutoencoderKL.from_single_file(file, config=tiny.VAE, dtype=torch.bfloat16)
+    assert len(given_back) == sum(name.startswith(VAE) for name in state)
+
+
+def test_tensors_in_memory_are_never_given_back(state):
+    before = {name: value.clone() for name, value in state.items()}
+    vae = AutoencoderKL.from_single_file(state, config=tiny.VAE, dtype=torch.bfloat16)
+    assert all(torch.equal(state[name], value) for name, value in before.items())
+    assert torch.equal(vae.encoder.conv_in.weight, tiny_pia.vae().encoder.conv_in.weight.bfloat16())
 
 
 def test_a_table_of_tensors(state):
