@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from vivant.schedulers import CogVideoXDPMScheduler as CogVideoXDPMScheduler
     from vivant.schedulers import DDIMScheduler as DDIMScheduler
     from vivant.schedulers import DDPMScheduler as DDPMScheduler
+    from vivant.schedulers import DPMSolver2SAncestralScheduler as DPMSolver2SAncestralScheduler
     from vivant.schedulers import DPMSolverMultistepScheduler as DPMSolverMultistepScheduler
     from vivant.schedulers import DPMSolverSinglestepScheduler as DPMSolverSinglestepScheduler
     from vivant.schedulers import EulerAncestralDiscreteScheduler as EulerAncestralDiscreteScheduler
@@ -60,6 +61,7 @@ _HOMES = {
     "ConsisIDTransformer3DModel": "vivant.consisid.transformer",
     "DDIMScheduler": "vivant.schedulers",
     "DDPMScheduler": "vivant.schedulers",
+    "DPMSolver2SAncestralScheduler": "vivant.schedulers",
     "DPMSolverMultistepScheduler": "vivant.schedulers",
     "DPMSolverSinglestepScheduler": "vivant.schedulers",
     "DiffusionPipeline": "vivant.pipelines.base",

@@ -17,6 +17,7 @@ from vivant.errors import InputError
 from vivant.freeinit import FreeInit
 from vivant.pia.affinity import Motion, curve, parse
 from vivant.pia.freeu import FreeU
+from vivant.text.prompt import PromptSyntax, check_syntax, check_weights
 
 Fit = Literal["crop", "pad", "stretch"]
 FITS = get_args(Fit)
@@ -119,6 +120,8 @@ class PIARequest(_Request):
         strength: how far to move from the picture: 1 starts from noise, less starts from the noised picture.
         eta: share of fresh noise, for the solvers that have one (DDIM).
         clip_skip: how many last layers of the text encoder to leave out.
+        prompt_syntax: ``"weighted"`` reads `(word:1.3)`, `[word]`, `BREAK` and prompts of any length; ``"plain"`` takes
+            every character as text and cuts what CLIP does not read. See `vivant.text.encode`.
         num_videos_per_prompt: n clips for each prompt; output index is ``b * n + k``.
         seed: seed of the noise, or one for each clip; -1 draws one and records it.
         free_init: settings of FreeInit, or None.
@@ -140,6 +143,7 @@ class PIARequest(_Request):
     strength: float = 1.0
     eta: float = 0.0
     clip_skip: int | None = None
+    prompt_syntax: PromptSyntax = "weighted"
     num_videos_per_prompt: int = 1
     seed: int | Sequence[int] = -1
     free_init: FreeInit | None = None
@@ -166,6 +170,10 @@ class PIARequest(_Request):
             )
         if self.fit not in FITS:
             raise InputError("E-FIT", f"fit is {self.fit!r}.", "", f"Choose one of {', '.join(FITS)}.")
+        check_syntax(self.prompt_syntax)
+        if self.prompt_syntax == "weighted":
+            for text in (*texts(self.prompt), *texts(self.negative_prompt)):
+                check_weights(text)
         object.__setattr__(self, "motion", parse(self.motion))
         curve(self.motion, self.num_frames, self.cond_frame)
 

@@ -14,8 +14,8 @@ LAYERS = (
     (
         "parts",
         {
-            *("attention", "denoise", "freeinit", "fused", "guidance", "hub", "media", "placement", "rng", "solvers"),
-            *("faces", "pocket", "text", "upsample", "vae"),
+            *("attention", "denoise", "freeinit", "fused", "guidance", "hub", "lora", "media", "placement", "rng"),
+            *("faces", "pocket", "solvers", "text", "upsample", "vae", "vision"),
             # What a request holds of PIA: plain values that know nothing of its networks.
             *("pia.affinity", "pia.freeu"),
         },

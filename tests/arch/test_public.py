@@ -24,6 +24,7 @@ NAMES = [
     "ConsisIDTransformer3DModel",
     "DDIMScheduler",
     "DDPMScheduler",
+    "DPMSolver2SAncestralScheduler",
     "DPMSolverMultistepScheduler",
     "DPMSolverSinglestepScheduler",
     "DiffusionPipeline",

@@ -100,7 +100,15 @@ def test_prompts_that_must_work(animate: Vivant, prompt: str):
     ran = animate("--json", "--steps", "1", "--frames", "2", prompt=prompt)
     assert ran.code == Code.OK, ran.out
     assert ran.json["recipe"]["request"]["prompt"] == prompt
-    assert any("W-PROMPT-TRUNCATED" in text for text in ran.json["warnings"]) == (len(prompt) > 1000)
+    notes = ran.json["report"]["notes"]
+    assert any("tokens, read in" in text for text in notes) == (len(prompt) > 1000)
+    assert not any("W-PROMPT-TRUNCATED" in text for text in notes)
+
+
+def test_a_long_prompt_is_cut_only_in_plain_syntax(animate: Vivant):
+    ran = animate("--json", "--steps", "1", "--frames", "2", "--prompt-syntax", "plain", prompt="cat " * 100)
+    assert any("W-PROMPT-TRUNCATED" in text for text in ran.json["warnings"])
+    assert ran.json["recipe"]["request"]["prompt_syntax"] == "plain"
 
 
 @pytest.mark.parametrize("seed", [0, 2**63, -1])
@@ -127,6 +135,7 @@ EVERY = {
     "strength": (["--strength", "0.5"], 0.5),
     "eta": (["--eta", "0.25"], 0.25),
     "clip_skip": (["--clip-skip", "1"], 1),
+    "prompt_syntax": (["--prompt-syntax", "plain"], "plain"),
     "num_videos_per_prompt": (["--num-videos", "3"], 3),
     "seed": (["--seed", "9"], 9),
     "free_init": (
@@ -142,7 +151,7 @@ EVERY = {
 NOT_OF_THE_REQUEST = {
     *("photo", "output", "overwrite", "enlarge", "json", "size"),
     *("base", "motion_adapter", "numerics", "dtype", "device", "compile", "variant", "revision", "adapter_revision"),
-    *("cache_dir", "offline", "residency", "loras", "embeddings", "sampler"),
+    *("cache_dir", "offline", "residency", "loras", "embeddings", "sampler", "vae", "config"),
 }
 
 

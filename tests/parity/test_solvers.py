@@ -31,7 +31,8 @@ BETAS = {
 INEXACT = {"LMSDiscreteScheduler", "UniPCMultistepScheduler"}
 # What these cannot do in the reference.
 # The samplers of CogVideoX are in test_cogvideox.py: they agree with the reference on request only.
-NAMES = sorted(name for name in SCHEDULERS if not name.startswith("CogVideoX"))
+# One that diffusers lacks is compared with k-diffusion's formulas, below.
+NAMES = sorted(name for name in SCHEDULERS if name != "DPMSolver2SAncestralScheduler" and "CogVideoX" not in name)
 NO_SAMPLE = {"PNDMScheduler", "EulerAncestralDiscreteScheduler"}
 NO_SPACING = {"DPMSolverSinglestepScheduler"}
 
@@ -166,6 +167,11 @@ OPTIONS = [
     *(Case(name, {"num_train_timesteps": 500, **spaced(name, offset=1), **LIN}) for name in NAMES),
     *(Case(name, {"trained_betas": [0.01 + 0.0005 * i for i in range(40)], "num_train_timesteps": 40})
       for name in NAMES if name not in (LCM, TCD)),
+    *(Case(name, {**SL, "use_exponential_sigmas": True}, run)
+      for name in (EULER, HEUN, LMS, DPM, SINGLE, UNIPC) for run in (SHORT, LONG)),
+    *(Case(name, {**LIN, "use_exponential_sigmas": True, "final_sigmas_type": "sigma_min"}, LONG)
+      for name in (EULER, UNIPC)),
+    Case(EULER, {**LIN, "use_exponential_sigmas": True, "sigma_min": 0.1, "sigma_max": 9.0}, LONG),
     # DDIM
     Case(DDIM, {**LIN, "clip_sample": False, "steps_offset": 1, "set_alpha_to_one": False}, LONG),
     Case(DDIM, {**LIN, "clip_sample_range": 0.5}),
@@ -345,6 +351,67 @@ def test_pndm_converts_velocities_after_mixing():
     for step in schedule:
         x, _, carry = solver.step(step.alpha * eps - step.sigma * x0, step, x, carry, no_noise)
     assert float((x - x0).norm() / x0.norm()) > 0.01
+
+
+def in_lambda(sigmas: Tensor, output: Any, x: Tensor, draw: Any) -> list[Tensor]:
+    """DPM++ 2S a as k-diffusion has it, in -log sigma and float64; `output` is of a state, its sigma and a count."""
+    states = []
+    for sigma, sigma_next in itertools.pairwise(sigmas.double()):
+        up = (sigma_next**2 * (sigma**2 - sigma_next**2) / sigma**2).sqrt()
+        down = (sigma_next**2 - up**2).sqrt()
+        clean = x - sigma * output(x, sigma, len(states))
+        if down == 0:
+            x = x + (x - clean) / sigma * (down - sigma)
+        else:
+            t, t_next = -sigma.log(), -down.log()
+            h = t_next - t
+            s = t + h / 2
+            middle = (-s).exp() / (-t).exp() * x - (-h / 2).expm1() * clean
+            states.append(middle)
+            clean = middle - (-s).exp() * output(middle, (-s).exp(), len(states))
+            x = (-t_next).exp() / (-t).exp() * x - (-h).expm1() * clean
+        if sigma_next > 0:
+            x = x + draw().double() * up
+        states.append(x)
+    return states
+
+
+@pytest.mark.parametrize("curve", [{}, {"use_karras_sigmas": True}, {"use_exponential_sigmas": True}], ids=str)
+@pytest.mark.parametrize("num_steps", [1, 2, 6, 17])
+def test_dpm_2s_ancestral_is_that_of_k_diffusion(num_steps, curve):
+    case = Case("DPMSolver2SAncestralScheduler", {**SL, **curve}, {"num_inference_steps": num_steps})
+    schedule, rows, our_state = ours(case, solver_of(case))
+    euler: Any = solver_of(Case(EULER, {**SL, **curve}, case.run))
+    levels = [step.level for step in euler.schedule(num_steps)]
+    assert [step.level for step in schedule[::2]] == levels
+    assert [step.t for step in schedule[::2]] == [step.t for step in euler.schedule(num_steps)]
+    assert len(schedule) == 2 * num_steps - 1
+    generator = torch.Generator().manual_seed(5)
+
+    def output(x: Tensor, sigma: Tensor, count: int) -> Tensor:
+        return network((x / (sigma**2 + 1).sqrt()).float(), count).double()
+
+    start = noise(*SHAPE, seed=3).double() * levels[0]
+    expected = in_lambda(torch.tensor([*levels, 0.0]), output, start, lambda: torch.randn(SHAPE, generator=generator))
+    for (_, x, _), wanted in zip(rows, expected, strict=True):
+        assert_parity(x, wanted.float())
+    assert torch.equal(our_state, generator.get_state()), "another number of random draws"
+
+
+def test_dpm_2s_ancestral_begun_in_the_middle_of_a_pair():
+    """A network that knows the answer leads to it from any step."""
+    solver: Any = solver_of(Case("DPMSolver2SAncestralScheduler", SL))
+    x0, eps, generator = noise(*SHAPE, seed=1), noise(*SHAPE, seed=2), torch.Generator().manual_seed(5)
+    for begin in range(11):
+        schedule, carry = solver.schedule(6)[begin:], None
+        x = solver.add_noise(x0, eps, schedule[0])
+        for step in schedule:
+            spread = float((x - x0).std())
+            assert abs(spread - step.sigma) < 0.1 * step.sigma
+            x, _, carry = solver.step(
+                (x - x0) / step.sigma, step, x, carry, lambda: torch.randn(SHAPE, generator=generator)
+            )
+        assert_parity(x, x0)
 
 
 # ------------------------------------------------------------------ where the reference is wrong and we are not

@@ -19,7 +19,11 @@ MOTION = {
 WHOLE = {"model.diffusion_model.input_blocks.0.0.weight": Stored("F16", (320, 4, 3, 3))}
 TRAILING = {"timestep_spacing": "trailing"}
 KNOWN: list[tuple[str, dict[str, Stored], FewSteps]] = [
-    ("latent-consistency/lcm-lora-sdv1-5/pytorch_lora_weights.safetensors", LORA, FewSteps("LCM-LoRA", "LCMScheduler", 4)),
+    (
+        "latent-consistency/lcm-lora-sdv1-5/pytorch_lora_weights.safetensors",
+        LORA,
+        FewSteps("LCM-LoRA", "LCMScheduler", 4),
+    ),
     ("~/models/LCM_LoRA_SD15.safetensors", LORA, FewSteps("LCM-LoRA", "LCMScheduler", 4)),
     ("lcm-lora-sd15_8steps.safetensors", LORA, FewSteps("LCM-LoRA", "LCMScheduler", 8)),
     ("h1t/TCD-SD15-LoRA/pytorch_lora_weights.safetensors", LORA, FewSteps("TCD-LoRA", "TCDScheduler", 4, eta=0.3)),

@@ -31,6 +31,7 @@ FULL = PIARequest(
     strength=0.5,
     eta=1.0,
     clip_skip=2,
+    prompt_syntax="plain",
     num_videos_per_prompt=2,
     seed=[0, 2**63, 2**64 - 1, 5],
     free_init=FreeInit(2, True, "gaussian"),
@@ -132,6 +133,8 @@ def test_a_motion_has_one_spelling(given, kept):
         ({"fps": 1000}, "E-FPS"),
         ({"fit": "fill"}, "E-FIT"),
         ({"fit": ["crop"]}, "E-FIT"),
+        ({"prompt_syntax": "a1111"}, "E-PROMPT-SYNTAX"),
+        ({"prompt_syntax": None}, "E-PROMPT-SYNTAX"),
         ({"seed": -2}, "E-SEED"),
         ({"seed": 2**64}, "E-SEED"),
         ({"seed": 1.5}, "E-SEED"),
@@ -218,6 +221,14 @@ def test_an_unknown_name_is_answered_with_the_nearest():
 def test_json_that_is_no_request_is_refused(values):
     with pytest.raises(InputError):
         PIARequest.from_json(values)
+
+
+@pytest.mark.parametrize("name", ["prompt", "negative_prompt"])
+def test_a_weight_beyond_all_numbers_is_refused_where_weights_are_read(name):
+    text = f"a (cat:{'9' * 400})"
+    with pytest.raises(InputError, match=r"E-PROMPT-WEIGHT.*'cat' is inf"):
+        PIARequest(**{name: ["a dog", text]})
+    assert PIARequest(**{name: text, "prompt_syntax": "plain"})
 
 
 def test_guidance_by_the_picture_reads_the_negative_prompt():

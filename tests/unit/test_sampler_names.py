@@ -65,10 +65,12 @@ def test_no_two_names_are_the_same_sampler():
         ("euler_ancestral", "Euler a"),
         ("k_dpmpp_2m", "DPM++ 2M"),
         ("dpmpp_2m_sde_karras", "DPM++ 2M SDE Karras"),
-        ("dpmpp_3m_sde", "DPM++ 3M SDE"),
+        ("dpmpp_3m_sde_exponential", "DPM++ 3M SDE Exponential"),
         ("Euler SGMUniform", "Euler SGM Uniform"),
         ("lms normal", "LMS"),
         ("DPM++ 2M Uniform", "DPM++ 2M"),
+        ("dpmpp_2s_ancestral_karras", "DPM++ 2S a Karras"),
+        ("k_dpmpp_2s_a", "DPM++ 2S a"),
         ("uni_pc", "UniPC"),
         ("PNDM", "PLMS"),
         ("ddim", "DDIM"),
@@ -84,9 +86,7 @@ def test_spellings(spelling, name):
         *((name, nearest) for name, nearest in NEAREST.items()),
         ("DPM2 Karras", "Heun Karras"),
         ("dpm_2_ancestral", "Euler a"),
-        ("DPM++ 2S a Karras", "DPM++ SDE Karras"),
-        ("dpmpp_2s_ancestral", "DPM++ SDE"),
-        ("DPM++ 2M SDE Exponential", "DPM++ 2M SDE Karras"),
+        ("DPM++ 2M SDE Polyexponential", "DPM++ 2M SDE Exponential"),
         ("Euler a Karras", "Euler a SGM Uniform"),
         ("LCM Karras", "LCM"),
         ("DPM++2M", "DPM++ 2M"),
@@ -115,7 +115,9 @@ def test_a_name_means_the_same_whatever_sampler_was_there_before():
     two = named("DPM++ 2M Karras", one.config)
     assert repr(two) == repr(named("DPM++ 2M Karras", SD15))
     assert repr(named("Euler", two.config)) == repr(named("Euler", SD15))
-    clipped = DDIMScheduler.from_config({**SD15, "clip_sample": True, "thresholding": True, "prediction_type": "sample"})
+    clipped = DDIMScheduler.from_config(
+        {**SD15, "clip_sample": True, "thresholding": True, "prediction_type": "sample"}
+    )
     assert repr(named("DDIM", clipped.config)) == repr(named("DDIM", {**SD15, "prediction_type": "sample"}))
 
 

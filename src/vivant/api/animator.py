@@ -18,9 +18,10 @@ from vivant.pia.decode import decode
 from vivant.pia.generate import schedules, timesteps
 from vivant.pipelines.pia import PIAPipeline
 from vivant.placement import Residency
-from vivant.preflight.additions import Addition, Embedding, Lora
+from vivant.preflight.additions import Embedding, Lora
 from vivant.preflight.inputs import read_stills
-from vivant.preflight.pia import Limits, Models, check_request
+from vivant.preflight.models import Limits, Models
+from vivant.preflight.pia import check_request
 
 
 class Animator:
@@ -45,6 +46,8 @@ class Animator:
         base: str | Path,
         motion_adapter: str | Path | None = None,
         *,
+        config: str | Path | None = None,
+        vae: str | Path | None = None,
         loras: Sequence[Lora] = (),
         embeddings: Sequence[Embedding] = (),
         sampler: str | None = None,
@@ -63,9 +66,14 @@ class Animator:
         """Load a base model and the motion adapter.
 
         Args:
-            base: folder or hub id of a Stable Diffusion 1.5 repository.
-            motion_adapter: folder or hub id of PIA's motion adapter; openmmlab/PIA-condition-adapter if not given,
-                unless `base` holds motion modules itself (as `PIAPipeline.save_pretrained` writes it).
+            base: folder or hub id of a Stable Diffusion 1.5 repository, or one file of a whole model, on disk or as
+                ``"organisation/name/file.safetensors"``.
+            motion_adapter: folder, hub id or file (such as ``pia.ckpt``) of PIA's motion adapter;
+                openmmlab/PIA-condition-adapter if not given, unless `base` holds motion modules itself (as
+                `PIAPipeline.save_pretrained` writes it).
+            config: repository whose configurations and tokenizer a base in one file has, if it is not plain Stable
+                Diffusion 1.5.
+            vae: file, folder or hub id of a VAE in place of the base's.
             loras: LoRA files, each alone or as a pair with its weight: a path, a folder or hub id that holds one, or
                 ``"organisation/name/file.safetensors"``.
             embeddings: textual inversions, likewise, each alone or as a pair with the word that prompts call it by.
@@ -99,20 +107,15 @@ class Animator:
         models = Models.find(
             base,
             motion_adapter,
+            config=config,
+            vae=vae,
             loras=loras,
             embeddings=embeddings,
             sampler=sampler,
             adapter_revision=adapter_revision,
             **hub,
         )
-        adapter, notes = models.read_adapter(dtype)
-        parts: dict[str, Any] = {} if adapter is None else {"motion_adapter": adapter}
-        pipeline = PIAPipeline.from_pretrained(base, numerics=numerics, dtype=dtype, **hub, **parts)
-        pipeline.notes += notes
-        pipeline.scheduler = models.scheduler
-        if models.few is not None:
-            pipeline.notes.append(str(models.few))
-        add(pipeline, models.additions)
+        pipeline = models.read(dtype, numerics=numerics)
         settle(pipeline, device, residency)
         if compile:
             compile_unet(pipeline.unet)
@@ -169,17 +172,3 @@ class Animator:
     def weights(self) -> dict[str, str]:
         """Content hashes of the networks; each is hashed once, at the first call that needs it."""
         return self._digests.of(self.pipeline, ("unet", "vae", "text_encoder"))
-
-
-def add(pipeline: PIAPipeline, additions: Sequence[Addition]) -> None:
-    """Let files change a pipeline, as `Models.find` found them."""
-    weights: dict[str, float] = {}
-    for addition in additions:
-        if addition.kind == "lora":
-            name = f"lora_{len(weights)}"
-            pipeline.load_lora_weights(addition.path, adapter_name=name)
-            weights[name] = addition.weight
-        else:
-            pipeline.load_textual_inversion(addition.path, token=addition.token)
-    if weights:
-        pipeline.set_adapters(list(weights), list(weights.values()))

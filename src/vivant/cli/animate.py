@@ -33,6 +33,13 @@ class Numerics(StrEnum):
     diffusers = "diffusers"
 
 
+class PromptSyntax(StrEnum):
+    """Values of --prompt-syntax."""
+
+    weighted = "weighted"
+    plain = "plain"
+
+
 class Fit(StrEnum):
     """Values of --fit."""
 
@@ -57,8 +64,8 @@ def animate(
         str | None,
         option(
             "--base",
-            "Stable Diffusion 1.5 repository: a folder or a hub id; the small model that ships with vivant (64 x 64 "
-            "pixels) if not given.",
+            "Stable Diffusion 1.5: a folder, a hub id or a file of a whole model; the small model that ships with "
+            "vivant (64 x 64 pixels) if not given.",
             MODELS,
         ),
     ] = None,
@@ -66,7 +73,18 @@ def animate(
         str | None,
         option(
             "--motion-adapter",
-            "PIA's motion adapter: a folder or a hub id; openmmlab/PIA-condition-adapter if not given.",
+            "PIA's motion adapter: a folder, a hub id or a file; openmmlab/PIA-condition-adapter if not given.",
+            MODELS,
+        ),
+    ] = None,
+    vae: Annotated[
+        str | None, option("--vae", "A VAE in place of the base's: a file, a folder or a hub id.", MODELS)
+    ] = None,
+    config: Annotated[
+        str | None,
+        option(
+            "--config",
+            "Repository with the configurations of a base in one file that is not plain Stable Diffusion 1.5.",
             MODELS,
         ),
     ] = None,
@@ -86,6 +104,15 @@ def animate(
     negative_prompt: Annotated[
         str | None, option("--negative-prompt", "What to avoid; a list of PIA's own if not given.", CLIP)
     ] = None,
+    prompt_syntax: Annotated[
+        PromptSyntax,
+        option(
+            "--prompt-syntax",
+            "weighted: (word:1.3), [word] and BREAK are read, and prompts may be long; plain: all is text, and cut "
+            "after 75 tokens.",
+            CLIP,
+        ),
+    ] = PromptSyntax.weighted,
     num_frames: Annotated[
         int | None, option("--frames", "Frames of the clip; 16 if not given (8 for the model that ships).", CLIP)
     ] = None,
@@ -223,6 +250,7 @@ def animate(
             "image_guidance_scale": image_guidance_scale,
             "strength": strength,
             "clip_skip": clip_skip,
+            "prompt_syntax": prompt_syntax.value,
             "num_videos_per_prompt": num_videos_per_prompt,
             "seed": seed_of(seed),
             "fps": fps,
@@ -267,6 +295,8 @@ def animate(
             loras=tuple(weighted(text) for text in loras or ()),
             embeddings=tuple(worded(text) for text in embeddings or ()),
             sampler=sampler,
+            config=config,
+            vae=vae,
         )
         making.animate(screen, loading, photo, prompt, request, output, overwrite, enlarge)
 

@@ -19,7 +19,8 @@ from vivant.media.still import Still, read_still
 from vivant.pia.freeu import FreeU
 from vivant.placement import check_place
 from vivant.preflight.additions import Embedding, Lora
-from vivant.preflight.pia import Models, check_animate, scheduler_of
+from vivant.preflight.models import Models, scheduler_of
+from vivant.preflight.pia import check_animate
 
 SHIPPED_BASE, SHIPPED_MOTION = str(pocket.base()), str(pocket.motion())
 FULL_SIZE = "SG161222/Realistic_Vision_V6.0_B1_noVAE"
@@ -44,6 +45,8 @@ class Loading:
     loras: tuple[Lora, ...] = ()
     embeddings: tuple[Embedding, ...] = ()
     sampler: str | None = None
+    config: str | None = None
+    vae: str | None = None
 
     def _where(self) -> dict[str, Any]:
         return {
@@ -55,6 +58,8 @@ class Loading:
             "loras": self.loras,
             "embeddings": self.embeddings,
             "sampler": self.sampler,
+            "config": self.config,
+            "vae": self.vae,
         }
 
     def check(self) -> Models:

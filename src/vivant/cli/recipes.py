@@ -4,7 +4,7 @@ import math
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import PurePath
+from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
 from vivant.errors import LoadError, VivantError
@@ -19,12 +19,16 @@ MAX_ADDITIONS = 100
 
 
 class Origin(NamedTuple):
-    """Where a model came from: a hub id with its commit, the name of a local folder, or one that ships with vivant."""
+    """Where a model came from: a hub id with its commit, the name of a folder or file, or one that ships with vivant.
+
+    Of a file on the hub, `file` is its path in the repository.
+    """
 
     hub: str | None
     revision: str | None
     folder: str | None
     shipped: str | None
+    file: str | None = None
 
 
 @dataclass(frozen=True)
@@ -167,7 +171,7 @@ def additions_of(models: Mapping[str, Any]) -> tuple[Recorded, ...]:
 def _addition_of(value: Mapping[str, Any]) -> Recorded:
     origin = {name: optional_of(value, name) for name in ("file", "hub", "revision") if name in value}
     file, hub = text_of(value, "file"), origin.get("hub")
-    if (hub is not None and not is_hub_id(hub)) or (hub is None and PurePath(file).name != file):
+    if (hub is not None and not is_hub_id(hub)) or not _is_file_name(file, in_repository=hub is not None):
         raise wrong("models.additions", value)
     sha256, weight = text_of(value, "sha256"), value.get("weight")
     if isinstance(weight, bool) or not isinstance(weight, int | float) or not math.isfinite(weight):
@@ -176,14 +180,25 @@ def _addition_of(value: Mapping[str, Any]) -> Recorded:
     return Recorded(kind, sha256, origin, weight, optional_of(value, "token"))
 
 
+def _is_file_name(text: str, *, in_repository: bool) -> bool:
+    """Whether it is the name of a file, or its path inside a repository, and leads nowhere else."""
+    path = PurePosixPath(text)
+    plain = bool(path.parts) and "\\" not in text and ".." not in path.parts and not path.is_absolute()
+    return plain and (in_repository or len(path.parts) == 1)
+
+
 def origin_of(value: object, name: str, shipped: tuple[str, ...] = ()) -> Origin:
     """Where a model came from; `shipped` are the names that it may have in the package itself."""
     if not isinstance(value, dict):
         raise wrong(name, value)
     origin = Origin(*(optional_of(value, field) for field in Origin._fields))
     named = {
-        field: getattr(origin, field) for field in ("hub", "folder", "shipped") if getattr(origin, field) is not None
+        field: getattr(origin, field)
+        for field in ("hub", "folder", "shipped", "file")
+        if getattr(origin, field) is not None
     }
+    if origin.file is not None and not _is_file_name(origin.file, in_repository=origin.hub is not None):
+        raise wrong(name, value)
     # Exactly what would be read, and nothing beside it: a name that ships becomes a path.
     if not named or (origin.hub is not None and not is_hub_id(origin.hub)):
         raise wrong(name, value)

@@ -15,6 +15,8 @@ from vivant.preflight.additions import Recorded
 from vivant.preflight.pia import check_request
 from vivant.request import PIARequest
 
+FORMER = {"prompt_syntax": "plain"}
+"""What recipes meant that were written before requests had these fields."""
 SHIPPED = ("paper", "neon", "motion")  # folders of vivant.pocket
 
 
@@ -25,6 +27,8 @@ class Recipe:
     request: PIARequest
     base: Origin
     adapter: Origin | None
+    vae: Origin | None
+    config: Origin | None
     numerics: str
     compiled: bool
     additions: tuple[Recorded, ...]
@@ -39,12 +43,17 @@ def parse(recipe: Mapping[str, Any]) -> Recipe:
     """
     with reading():
         models = dict_of(recipe, "models")
-        adapter = models.get("motion_adapter")
-        request = PIARequest.from_json(dict_of(recipe, "request"))
+        places = {
+            name: None if models.get(name) is None else origin_of(models[name], f"models.{name}", SHIPPED)
+            for name in ("motion_adapter", "vae", "config")
+        }
+        request = PIARequest.from_json({**FORMER, **dict_of(recipe, "request")})
         return Recipe(
             request=request,
             base=origin_of(models.get("base"), "models.base", SHIPPED),
-            adapter=None if adapter is None else origin_of(adapter, "models.motion_adapter", SHIPPED),
+            adapter=places["motion_adapter"],
+            vae=places["vae"],
+            config=places["config"],
             numerics=choice_of(models, "numerics", ("original", "diffusers")),
             compiled=models.get("compiled") is True,
             additions=additions_of(models),
@@ -63,7 +72,9 @@ def again(screen: Screen, raw: Mapping[str, Any], asked: Asked) -> None:
     stills = [still for _, still in pictures]
     loading = making.Loading(
         base=source_of("base", asked.base, recipe.base),
-        motion_adapter=_adapter_source(asked.motion_adapter, recipe.adapter),
+        motion_adapter=_source_of("motion_adapter", asked.motion_adapter, recipe.adapter),
+        vae=_source_of("vae", asked.vae, recipe.vae),
+        config=_source_of("config", asked.config, recipe.config),
         numerics=recipe.numerics,
         dtype=made.dtype,
         device=asked.device or made.device,
@@ -77,9 +88,9 @@ def again(screen: Screen, raw: Mapping[str, Any], asked: Asked) -> None:
         loras=tuple(one for one in additions if one.kind == "lora"),
         embeddings=tuple(one for one in additions if one.kind == "embedding"),
     )
-    named = [] if asked.base else [recipe.base]
-    if loading.motion_adapter is not None and not asked.motion_adapter and recipe.adapter is not None:
-        named.append(recipe.adapter)
+    given = (asked.base, asked.motion_adapter, asked.vae, asked.config)
+    origins = (recipe.base, recipe.adapter, recipe.vae, recipe.config)
+    named = [origin for option, origin in zip(given, origins, strict=True) if origin is not None and not option]
     hub_ids = [origin.hub for origin in named if origin.hub]
     hub_ids += [one.origin["hub"] or "" for one in additions if one.path is None]
     loading = settle(screen, loading, hub_ids, asked.yes)
@@ -93,7 +104,6 @@ def again(screen: Screen, raw: Mapping[str, Any], asked: Asked) -> None:
     compare(screen, asked, made, result)
 
 
-def _adapter_source(given: str | None, origin: Origin | None) -> str | None:
-    if origin is None:  # the base held the motion modules
-        return given
-    return source_of("motion_adapter", given, origin)
+def _source_of(name: str, given: str | None, origin: Origin | None) -> str | None:
+    """As `source_of`, for what a recipe need not have: a base may hold its motion modules and has a VAE."""
+    return given if origin is None else source_of(name, given, origin)

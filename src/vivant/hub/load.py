@@ -58,7 +58,7 @@ def read_weights(folder: Path, variant: str | None = None, stem: str = MODEL) ->
     if not choice.endswith(".json"):
         return read_file(folder / choice)
     state: dict[str, Tensor] = {}
-    for shard in _shards(folder, choice):
+    for shard in shards(folder, choice):
         state.update(read_file(shard))
     return state
 
@@ -80,7 +80,7 @@ def check_no_pickle(folder: Path, variant: str | None = None) -> None:
         )
 
 
-def _shards(folder: Path, index: str) -> list[Path]:
+def shards(folder: Path, index: str) -> list[Path]:
     """The shard files that an index names, all inside the folder and all present."""
     table = load_json(folder / index).get("weight_map")
     if not isinstance(table, dict) or not all(isinstance(name, str) for name in table.values()):

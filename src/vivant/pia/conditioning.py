@@ -9,6 +9,7 @@ from einops import rearrange, repeat
 from jaxtyping import Float
 from torch import Tensor
 
+from vivant.pia.picture_prompt import SeenPictures, beside
 from vivant.pia.unet import Text, UNetMotionModel
 from vivant.prompts import Prompts
 from vivant.rng import Rng
@@ -48,12 +49,16 @@ class Conditioning:
     prompts: Prompts
 
 
-def reader(unet: UNetMotionModel) -> Callable[[Prompts, int], Text]:
-    """Keys and values of prompts, computed once and again only when the prompts or the evaluations change."""
+def reader(unet: UNetMotionModel, pictures: SeenPictures | None = None) -> Callable[[Prompts, int], Text]:
+    """Keys and values of prompts, computed once and again only when the prompts or the evaluations change.
+
+    Those of `pictures`, which stay the same throughout, are put beside them.
+    """
 
     @lru_cache(maxsize=1)
     def read(prompts: Prompts, num_evaluations: int) -> Text:
-        return unet.read_text(prompts.stacked(num_evaluations).to(unet.device, unet.dtype), prompts.per_frame)
+        text = unet.read_text(prompts.stacked(num_evaluations).to(unet.device, unet.dtype), prompts.per_frame)
+        return text if pictures is None else beside(text, pictures, num_evaluations)
 
     return read
 

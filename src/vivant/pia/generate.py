@@ -21,6 +21,7 @@ from vivant.pia.conditioning import (
     still_on_frames,
 )
 from vivant.pia.freeu import FreeU
+from vivant.pia.picture_prompt import PicturePrompt, SeenPictures, see
 from vivant.pia.unet import Text, UNetMotionModel
 from vivant.placement import MemoryPolicy, active
 from vivant.prompts import Prompts
@@ -50,11 +51,13 @@ class Given:
         pixels: pictures of the clip's size, RGB in [-1, 1]; one, or one for each prompt.
         prompts: encoded prompts for all b clips.
         latents: initial noise in place of the first draw, before scaling by the solver.
+        pictures: what IP-Adapters are shown.
     """
 
     pixels: Float[Tensor, "k 3 i j"]
     prompts: Prompts
     latents: Float[Tensor, "b 4 f h w"] | None = None
+    pictures: tuple[PicturePrompt, ...] = ()
 
 
 def schedules(solver: Solver, request: PIARequest) -> tuple[Schedule, ...]:
@@ -107,12 +110,13 @@ def generate(parts: Parts, request: PIARequest, given: Given, rng: Rng, on_step:
     with active(parts.vae, parts.memory) as vae:
         still = encode_still(vae, given.pixels, batch, rng).to(device)
     restart = rng.normal(shape, device) if request.strength < 1 and given.latents is None else noise
+    seen = see(given.pictures, parts.unet, batch, (height, width), parts.memory)
 
     with active(parts.unet, parts.memory) as unet, _reweighed(unet, request.freeu):
         unet.prepare()
         conditioning = Conditioning(picture_channels(still, request.affinity, unet.dtype), given.prompts)
         guidance = Guidance(request.guidance_scale, request.image_guidance_scale)
-        step = stepper(unet, parts.solver, lambda: rng.normal(shape, device), request.eta)
+        step = stepper(unet, parts.solver, lambda: rng.normal(shape, device), request.eta, seen)
         filter_ = low_pass(*shape[2:], request.free_init) if request.free_init else None
 
         done, x = 0, torch.empty(0)
@@ -132,10 +136,14 @@ def generate(parts: Parts, request: PIARequest, given: Given, rng: Rng, on_step:
 
 
 def stepper(
-    unet: UNetMotionModel, solver: Solver, noise: Callable[[], Tensor], eta: float
+    unet: UNetMotionModel,
+    solver: Solver,
+    noise: Callable[[], Tensor],
+    eta: float,
+    pictures: SeenPictures | None = None,
 ) -> Callable[[State, Step], State]:
     """One step: what the network predicts under guidance, then what the solver makes of it."""
-    read = reader(unet)
+    read = reader(unet, pictures)
 
     def step(state: State, t: Step) -> State:
         evaluations = state.guidance.num_evaluations

@@ -28,6 +28,10 @@ _MODELS = {
     "UNetMotionModel": "vivant.pia.unet",
 }
 _TEXT_ENCODERS = {"CLIPTextModel": "vivant.text.clip", "T5EncoderModel": "vivant.text.t5"}
+_IMAGE_ENCODERS = {"CLIPVisionModelWithProjection": "vivant.vision"}
+_IMAGE_PROCESSORS = dict.fromkeys(
+    ("CLIPImageProcessor", "CLIPImageProcessorFast", "CLIPImageProcessorPil", "CLIPFeatureExtractor"), "vivant.vision"
+)
 _TOKENIZERS = {
     **dict.fromkeys(("CLIPTokenizer", "CLIPTokenizerFast"), "vivant.text.clip"),
     **dict.fromkeys(("T5Tokenizer", "T5TokenizerFast"), "vivant.text.t5"),
@@ -54,7 +58,7 @@ def entries(index: Mapping[str, Any]) -> dict[str, Entry | None]:
 
 def is_readable(entry: Entry) -> bool:
     """Whether we have a class for a component."""
-    known = entry.class_name in (*_MODELS, *_TEXT_ENCODERS, *_TOKENIZERS)
+    known = entry.class_name in (*_MODELS, *_TEXT_ENCODERS, *_IMAGE_ENCODERS, *_IMAGE_PROCESSORS, *_TOKENIZERS)
     return known or entry.class_name.endswith("Scheduler")
 
 
@@ -111,6 +115,10 @@ def load_component(
         return scheduler_class(name).from_pretrained(folder)
     if name in _TEXT_ENCODERS:
         return importlib.import_module(_TEXT_ENCODERS[name]).load_text_encoder(folder, variant, dtype)
+    if name in _IMAGE_ENCODERS:
+        return importlib.import_module(_IMAGE_ENCODERS[name]).load_image_encoder(folder, variant, dtype)
+    if name in _IMAGE_PROCESSORS:
+        return importlib.import_module(_IMAGE_PROCESSORS[name]).CLIPImageProcessor.from_pretrained(folder)
     return importlib.import_module(_TOKENIZERS[name]).load_tokenizer(folder, name)
 
 
@@ -196,6 +204,9 @@ def save_component(component: Any, folder: Path, variant: str | None, max_shard_
     elif name in _TEXT_ENCODERS:
         text = importlib.import_module(_TEXT_ENCODERS[name])
         text.save_text_encoder(component, folder, variant, max_shard_size)
+    elif name in _IMAGE_ENCODERS:
+        vision = importlib.import_module(_IMAGE_ENCODERS[name])
+        vision.save_image_encoder(component, folder, variant, max_shard_size)
     elif name in _TOKENIZERS:
         importlib.import_module(_TOKENIZERS[name]).save_tokenizer(component, folder)
     else:
@@ -207,4 +218,6 @@ def entry_of(component: Any) -> Entry:
     library = type(component).__module__.partition(".")[0]
     if library != "vivant":
         return Entry(library, type(component).__name__)
+    if type(component).__name__ in _IMAGE_PROCESSORS:
+        return Entry("transformers", type(component).__name__)
     return Entry("diffusers", component.config.get("_class_name", type(component).__name__))

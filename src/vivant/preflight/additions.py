@@ -4,14 +4,15 @@ import hashlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 from vivant.errors import InputError, LoadError
 from vivant.hub.family import What, identify, refuse
 from vivant.hub.header import Header, read_header
-from vivant.hub.repo import Source, is_hub_id, locate_file
-from vivant.preflight.repository import origin_of
+from vivant.hub.repo import Source, locate_file
+from vivant.hub.single_file import find as find_file
+from vivant.preflight.repository import file_origin, is_file
 from vivant.schedulers.few_steps import FewSteps, few_steps
 
 Kind = Literal["lora", "embedding"]
@@ -90,7 +91,7 @@ class Recorded:
         path = self.path
         if path is None:
             at = replace(place, source=self.origin["hub"] or "", revision=self.origin["revision"])
-            path = locate_file(replace(at, subfolder=None, variant=None), self.origin["file"], ())
+            path = locate_file(at, self.origin["file"], ())
         digest = file_digest(path)
         if digest != self.sha256:
             raise LoadError("E-ADDITION-OTHER", f"{path} is not the file that the recipe names: its content differs.")
@@ -150,15 +151,9 @@ def _pair(name: str, given: Any, default: Any) -> tuple[Any, Any]:
 
 
 def _find(kind: Kind, source: str | Path, place: Source) -> Addition:
-    where, name = split(source)
-    at = replace(place, source=where, subfolder=None, variant=None, revision=None)
-    path = locate_file(at, name, _USUAL[kind], "the path of the file in it")
-    origin: dict[str, str | None] = {"file": path.name}
-    if not Path(where).exists():
-        snapshot = next((p for p in path.parents if p.parent.name == "snapshots"), path.parent)
-        known = origin_of(at, snapshot)
-        origin = {"file": name or path.name, "hub": known.get("hub"), "revision": known.get("revision")}
-    return Addition(kind, path, file_digest(path), origin, _checked(kind, path))
+    at = replace(place, source=source)
+    path = find_file(source, at) if is_file(source) else locate_file(at, None, _USUAL[kind], "the path of the file")
+    return Addition(kind, path, file_digest(path), file_origin(path), _checked(kind, path))
 
 
 def _checked(kind: Kind, path: Path) -> Header:
@@ -166,16 +161,6 @@ def _checked(kind: Kind, path: Path) -> Header:
     header = read_header(path)
     refuse(path, identify(header), [_WHAT[kind]])
     return header
-
-
-def split(source: str | Path) -> tuple[str | Path, str | None]:
-    """Folder, file or hub id, and the name of a file in the last: ``"a/b/c.safetensors"`` is c.safetensors of a/b."""
-    text = str(source)
-    parts = PurePosixPath(text).parts
-    if isinstance(source, Path) or len(parts) < 3 or Path(source).expanduser().exists():
-        return source, None
-    hub_id = "/".join(parts[:2])
-    return (hub_id, "/".join(parts[2:])) if is_hub_id(hub_id) else (source, None)
 
 
 def file_digest(path: Path) -> str:

@@ -30,6 +30,7 @@ from vivant.solvers.cogvideox import (
 from vivant.solvers.ddim import DDIM
 from vivant.solvers.ddpm import DDPM
 from vivant.solvers.dpm import DPMSolver
+from vivant.solvers.dpm_ancestral import DPM2SAncestral
 from vivant.solvers.dpm_singlestep import DPMSinglestep
 from vivant.solvers.euler import Churn, Euler, EulerAncestral
 from vivant.solvers.heun import Heun
@@ -214,6 +215,14 @@ class EulerAncestralDiscreteScheduler(Scheduler):
     """Euler with fresh noise at every step."""
 
     solver_class = EulerAncestral
+    spaced_by_sigma = exploding = True
+    step = _step_with_noise
+
+
+class DPMSolver2SAncestralScheduler(Scheduler):
+    """DPM++ 2S a of k-diffusion, which diffusers lacks; two evaluations a step, fresh noise after each."""
+
+    solver_class = DPM2SAncestral
     spaced_by_sigma = exploding = True
     step = _step_with_noise
 

@@ -24,19 +24,25 @@ MODEL_FIELDS = (
 """What a configuration says of the model. The rest says how to sample, which is what the name is for."""
 
 KARRAS: Fields = {"use_karras_sigmas": True}
+EXPONENTIAL: Fields = {"use_exponential_sigmas": True}
 TRAILING: Fields = {"timestep_spacing": "trailing"}
-LEVELS: Mapping[str, Fields] = {"Karras": KARRAS, "SGM Uniform": TRAILING, "Simple": TRAILING}
+LEVELS: Mapping[str, Fields] = {
+    "Karras": KARRAS,
+    "Exponential": EXPONENTIAL,
+    "SGM Uniform": TRAILING,
+    "Simple": TRAILING,
+}
 TIMES: Mapping[str, Fields] = {"SGM Uniform": TRAILING, "Simple": TRAILING}
 # Groups of evaluations are spaced like this and not otherwise.
-GROUPS: Mapping[str, Fields] = {"Karras": KARRAS, "SGM Uniform": {}}
+GROUPS: Mapping[str, Fields] = {"Karras": KARRAS, "Exponential": EXPONENTIAL, "SGM Uniform": {}}
 
 
 class Sampler(NamedTuple):
     """A scheduler, its fields where they are not the defaults, and what the schedules that it can have change."""
 
     scheduler: str
-    fields: Fields = {}
-    schedules: Mapping[str, Fields] = {}
+    fields: Fields
+    schedules: Mapping[str, Fields]
 
 
 def _dpm(order: int, solver: str = "midpoint", *, sde: bool) -> Sampler:
@@ -61,19 +67,19 @@ SAMPLERS: Mapping[str, Sampler] = {
         "DPMSolverSinglestepScheduler", {"algorithm_type": "sde-dpmsolver++", "solver_order": 2}, GROUPS
     ),
     "DPM++ 2S": Sampler("DPMSolverSinglestepScheduler", {"algorithm_type": "dpmsolver++", "solver_order": 2}, GROUPS),
+    "DPM++ 2S a": Sampler("DPMSolver2SAncestralScheduler", {}, LEVELS),
     "DDIM": Sampler("DDIMScheduler", {"clip_sample": False, **_LATENT}, TIMES),
     "DDPM": Sampler("DDPMScheduler", {"clip_sample": False}, TIMES),
-    "PLMS": Sampler("PNDMScheduler", {"skip_prk_steps": True, **_LATENT}),
+    "PLMS": Sampler("PNDMScheduler", {"skip_prk_steps": True, **_LATENT}, {}),
     "UniPC": Sampler("UniPCMultistepScheduler", {"solver_order": 3, "solver_type": "bh1"}, LEVELS),
-    "LCM": Sampler("LCMScheduler"),
-    "TCD": Sampler("TCDScheduler"),
+    "LCM": Sampler("LCMScheduler", {}, {}),
+    "TCD": Sampler("TCDScheduler", {}, {}),
 }
 """By name without a schedule, which then is the uniform one."""
 
 NEAREST: Mapping[str, str] = {
     "DPM2": "Heun",
     "DPM2 a": "Euler a",
-    "DPM++ 2S a": "DPM++ SDE",
     "DPM fast": "DPM++ 2S",
     "DPM adaptive": "DPM++ 2S",
     "DEIS": "DPM++ 2M",
@@ -85,7 +91,7 @@ NEAREST: Mapping[str, str] = {
 """Samplers that we lack, and which of ours is nearest: of the same order, and with fresh noise or without like them."""
 
 UNIFORM = ("Uniform", "Normal")
-LACKING = ("Exponential", "Polyexponential", "Beta", "KL Optimal", "Align Your Steps", "DDIM Uniform", "Turbo")
+LACKING = ("Polyexponential", "Beta", "KL Optimal", "Align Your Steps", "DDIM Uniform", "Turbo")
 """Schedules: other words for none, and those that we lack."""
 
 
@@ -135,7 +141,9 @@ def named(name: str, config: Mapping[str, Any]) -> Scheduler:
 def _plain(name: str) -> str:
     """A name as it is compared: ``k_dpmpp_2s_ancestral`` is ``dpm++ 2s a``."""
     text = " ".join(str(name).casefold().replace("_", " ").split()).removeprefix("k ")
-    text = re.sub(r"\bdpmpp\b", "dpm++", text).replace("dpm 2", "dpm2").replace("uni pc", "unipc").replace("pndm", "plms")
+    text = (
+        re.sub(r"\bdpmpp\b", "dpm++", text).replace("dpm 2", "dpm2").replace("uni pc", "unipc").replace("pndm", "plms")
+    )
     return re.sub(r"\bancestral\b", "a", text).replace("sgmuniform", "sgm uniform").replace("iplms", "ipndm")
 
 
@@ -152,5 +160,5 @@ def _unknown(name: str, near: list[str]) -> InputError:
         "E-SAMPLER",
         f"There is no sampler {str(name)[:80]!r}.",
         f"Nearest: {', '.join(near)}." if near else "No name is near to it.",
-        f"There are {', '.join(SAMPLERS)}; most of them also with Karras or SGM Uniform at the end.",
+        f"There are {', '.join(SAMPLERS)}; most of them also with Karras, Exponential or SGM Uniform at the end.",
     )

@@ -42,7 +42,16 @@ from vivant.solvers.schedule import (
     upcast,
     whole_timesteps,
 )
-from vivant.solvers.sigmas import Track, at_timesteps, karras, log_snr, sigma_table, to_timesteps, with_final
+from vivant.solvers.sigmas import (
+    Track,
+    at_timesteps,
+    check_curve,
+    curve_of,
+    log_snr,
+    sigma_table,
+    to_timesteps,
+    with_final,
+)
 
 
 class Stretch(NamedTuple):
@@ -96,7 +105,7 @@ class DPMSinglestep:
     solver_type: Literal["midpoint", "heun"] = only("midpoint", "heun")
     lower_order_final: bool = False
     use_karras_sigmas: bool | None = False
-    use_exponential_sigmas: bool | None = only(False, None)
+    use_exponential_sigmas: bool | None = False
     use_beta_sigmas: bool | None = only(False, None)
     use_flow_sigmas: bool | None = only(False, None)
     flow_shift: float | None = 1.0
@@ -111,6 +120,7 @@ class DPMSinglestep:
     add_noise = staticmethod(diffuse)
 
     def __post_init__(self):
+        curve_of(self)  # refuses both
         if self.algorithm_type == "dpmsolver" and self.final_sigmas_type == "zero":
             raise InputError(
                 "E-SOLVER-OPTIONS",
@@ -141,14 +151,16 @@ class DPMSinglestep:
         )
 
     def _track(self, num_steps: int | None, timesteps: Numbers | None) -> Track:
-        """Timesteps and levels; Karras sigmas have their nearest timesteps, where several may coincide."""
+        """Timesteps and levels; Levels along a curve have their nearest timesteps, where several may coincide."""
         abar = self.signal
         table = sigma_table(abar)
-        if self.use_karras_sigmas:
-            if timesteps is not None:
-                raise InputError("E-SOLVER-SCHEDULE", "Custom timesteps and use_karras_sigmas exclude each other.")
-            levels = karras(table[-1].item(), table[0].item(), checked_count(num_steps, self.num_train_timesteps))
-            told = to_timesteps(table, levels).round()
+        curve = curve_of(self)
+        check_curve(curve, timesteps)
+        if curve is not None:
+            levels = curve(table[-1].item(), table[0].item(), checked_count(num_steps, self.num_train_timesteps))
+            told = to_timesteps(table, levels)
+            # parity: test_every_option. What is not rounded here is cut off below.
+            told = told.round() if self.use_karras_sigmas else told
         else:
             told = self._told(abar, num_steps, timesteps)
             levels = at_timesteps(table, told)

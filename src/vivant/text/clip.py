@@ -22,7 +22,8 @@ from vivant.hub.load import cast, check_keys, read_weights, write_weights
 from vivant.hub.model import usual_dtype
 from vivant.hub.repo import TRANSFORMERS, Source
 from vivant.hub.single_file import TEXT, Found, Names, config_of, look_for, open_file
-from vivant.text.tokens import Tokens, tokenise
+from vivant.text.inversion import expand
+from vivant.text.tokens import Tokens, check_prompts, tokenise
 
 if TYPE_CHECKING:
     from transformers import CLIPTextModel, PreTrainedTokenizerBase
@@ -40,7 +41,7 @@ def encode(
     prompts: Sequence[str],
     clip_skip: int | None = None,
 ) -> Float[Tensor, "b n d"]:
-    """Embed prompts, each cut or padded to the 77 tokens of CLIP; negative prompts are embedded by the same call.
+    """Embed prompts, each cut or padded to the 77 tokens of CLIP; brackets are brackets (see `vivant.text.encode`).
 
     Args:
         tokenizer: CLIP's tokenizer.
@@ -51,7 +52,13 @@ def encode(
     Raises:
         InputError: E-PROMPT-TYPE, E-PROMPT-TEXT, E-CLIP-SKIP.
     """
-    return embed(text_encoder, tokenise(tokenizer, prompts, _num_positions(text_encoder)), clip_skip)
+    return embed(text_encoder, plain_tokens(tokenizer, prompts, _num_positions(text_encoder)), clip_skip)
+
+
+def plain_tokens(tokenizer: "PreTrainedTokenizerBase", prompts: Sequence[str], length: int = 77) -> Tokens:
+    """As `tokenise`, with learned words of several vectors written out."""
+    check_prompts(prompts)
+    return tokenise(tokenizer, [expand(prompt, tokenizer) for prompt in prompts], length)
 
 
 def embed(text_encoder: "CLIPTextModel", tokens: Tokens, clip_skip: int | None = None) -> Float[Tensor, "b n d"]:
