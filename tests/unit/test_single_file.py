@@ -378,10 +378,10 @@ def wrong(what: str, state) -> dict[str, torch.Tensor]:
 def test_other_families_are_refused_by_name_before_a_tensor_is_read(tmp_path, monkeypatch, state, loaded, what):
     path = tiny_single.write(wrong(what, state), tmp_path / "model.safetensors")
     monkeypatch.setattr(single_file, "read_file", lambda path: pytest.fail("tensors were read"))
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(LoadError, match=rf"E-FILE-FAMILY.*{what}"):
         loaded(path)
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2
     with pytest.raises(LoadError, match="E-FILE-FAMILY"):
         UNet2DConditionModel.from_single_file(path, config=tiny.UNET2D)
 

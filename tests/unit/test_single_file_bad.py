@@ -17,6 +17,7 @@ from vivant.errors import LoadError
 from vivant.hub.finite import check_finite
 from vivant.pia.unet import UNet2DConditionModel
 from vivant.pipelines.pia import PIAPipeline
+from vivant.vae.image import AutoencoderKL
 
 UNET, VAE = tiny_single.UNET, tiny_single.VAE
 
@@ -75,6 +76,14 @@ def test_every_data_type_is_looked_at(value, dtype):
         check_finite({"a": weights.to(dtype)}, "x", whole=True)
 
 
+def test_a_tensor_under_our_name_does_not_replace_that_under_theirs():
+    theirs = tiny_single.vae(tiny_pia.vae().state_dict(), "")
+    name = "decoder.conv_norm_out.weight"
+    assert name not in theirs
+    with pytest.raises(LoadError, match=rf"E-KEYS-MISMATCH.*1 unexpected: {name}"):
+        AutoencoderKL.from_single_file({**theirs, name: torch.zeros(4)}, config=tiny.VAE)
+
+
 class Canary:
     def __init__(self, path):
         self.path = path
@@ -112,11 +121,11 @@ def test_a_flipped_bit_in_the_header(tmp_path, file, loaded, seed):
     data[at] ^= 1 << int(torch.randint(0, 7, (), generator=generator))
     path = tmp_path / "model.safetensors"
     path.write_bytes(data)
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(LoadError) as caught:
         loaded(path)
     assert caught.value.code.startswith(("E-WEIGHTS-", "E-KEYS-", "E-FILE-"))
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2
 
 
 def damaged(what: str, path: Path) -> bytes:
@@ -155,10 +164,10 @@ def damaged(what: str, path: Path) -> bytes:
 def test_damaged_files(tmp_path, file, loaded, what):
     path = tmp_path / "model.safetensors"
     path.write_bytes(damaged(what, file))
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(LoadError, match="E-WEIGHTS-BROKEN"):
         loaded(path)
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2
 
 
 @pytest.mark.parametrize("content", [b"", b"\x80", b"not a pickle", b"\x80\x02}q\x00.", b"0", b"PK\x03\x04broken"])
