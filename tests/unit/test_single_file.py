@@ -230,6 +230,7 @@ def test_the_tokenizer_is_the_published_one():
     known = "9fd691f7c8039210e0fced15865466c65820d09b63988b0174bfe25de299051a"
     assert hashlib.sha256(data).hexdigest() == known
     tokenizer = shipped_tokenizer(single_file.SD15 / "tokenizer")
+    assert tokenizer("a photo of a cat").input_ids == [49406, 320, 1125, 539, 320, 2368, 49407]
     assert (len(tokenizer), tokenizer.model_max_length, tokenizer.pad_token_id) == (49408, 77, 49407)
     assert tokenizer.decode(tokenizer("Déjà vu, 日本!").input_ids[1:-1]).strip() == "déjà vu , 日本 !"
 
