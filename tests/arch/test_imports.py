@@ -17,7 +17,7 @@ LAYERS = (
             *("attention", "denoise", "freeinit", "fused", "guidance", "hub", "lora", "media", "placement", "rng"),
             *("faces", "pocket", "solvers", "text", "upsample", "vae", "vision"),
             # What a request holds of PIA: plain values that know nothing of its networks.
-            *("pia.affinity", "pia.freeu"),
+            *("pia.affinity", "pia.freeu", "pia.windows"),
         },
     ),
     ("requests", {"prompts", "request"}),

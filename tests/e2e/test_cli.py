@@ -25,6 +25,7 @@ from vivant.cli.screen import Code
 from vivant.freeinit import FreeInit
 from vivant.media.recipe import read_recipe
 from vivant.media.video import probe, read_clip
+from vivant.pia.windows import Windows
 from vivant.request import NEGATIVE_PROMPT, PIARequest
 
 # ---------------------------------------------------------------------------------------------------------- making
@@ -125,6 +126,15 @@ EVERY = {
     "negative_prompt": (["--negative-prompt", "dark"], "dark"),
     "motion": (["--motion", "5"], "loop:large"),
     "cond_frame": (["--cond-frame", "2"], 2),
+    "prompt_travel": (["--at", "3=dog = cat", "--at", "2=bird"], ((2, "bird"), (3, "dog = cat"))),
+    "keyframes": (["--keyframe", "4=photo.png", "--keyframe", "2=photo.png"], (2, 4)),
+    "windows": (
+        [
+            *("--window-length", "4", "--window-stride", "1", "--window-weights", "uniform"),
+            *("--window-noise", "freenoise", "--window-closed"),
+        ],
+        dataclasses.asdict(Windows(4, 1, "uniform", "freenoise", True)),
+    ),
     "num_frames": (["--frames", "3"], 3),
     "height": (["--size", "80x56"], 56),
     "width": (["--size", "80x56"], 80),
@@ -151,7 +161,18 @@ EVERY = {
 NOT_OF_THE_REQUEST = {
     *("photo", "output", "overwrite", "enlarge", "json", "size"),
     *("base", "motion_adapter", "numerics", "dtype", "device", "compile", "variant", "revision", "adapter_revision"),
-    *("cache_dir", "offline", "residency", "loras", "embeddings", "sampler", "vae", "config"),
+    *(
+        "cache_dir",
+        "offline",
+        "residency",
+        "loras",
+        "embeddings",
+        "ip_adapters",
+        "picture_prompts",
+        "sampler",
+        "vae",
+        "config",
+    ),
 }
 
 
@@ -162,8 +183,9 @@ def option_names() -> set[str]:
 
 def test_the_options_are_the_fields_of_the_request():
     fields = {field.name for field in dataclasses.fields(PIARequest)}
-    passes = {f"free_init_{field.name}" for field in dataclasses.fields(FreeInit)}
-    assert option_names() - NOT_OF_THE_REQUEST == fields | passes
+    parts = {"free_init": FreeInit, "windows": Windows}
+    inner = {f"{name}_{field.name}" for name, part in parts.items() for field in dataclasses.fields(part)}
+    assert option_names() - NOT_OF_THE_REQUEST == fields | inner
     assert EVERY.keys() == fields
 
 
@@ -171,14 +193,14 @@ def test_the_options_are_the_fields_of_the_request():
 def test_every_field_is_reached(animate: Vivant, monkeypatch: pytest.MonkeyPatch, field: str):
     asked: list[dict[str, Any]] = []
 
-    def stop(self: Any, image: Any, *, progress: Any, cancel: Any, **fields: Any) -> Any:
-        asked.append(PIARequest(**fields).to_json())
+    def stop(self: Any, image: Any, *, keyframes: Any, progress: Any, cancel: Any, **fields: Any) -> Any:
+        asked.append(PIARequest(**fields, keyframes=tuple(keyframes)).to_json())
         raise vivant.Cancelled("E-CANCELLED", "Enough is known.")
 
     monkeypatch.setattr(vivant.api.animator.Animator, "animate", stop)
     args, value = EVERY[field]
     animate(*args)
-    assert asked[0][field] == value
+    assert asked[0][field] == (list(value) if isinstance(value, tuple) else value)
 
 
 def test_defaults_are_the_requests_own():
@@ -187,7 +209,7 @@ def test_defaults_are_the_requests_own():
     depends_on_the_model = ("num_frames", "guidance_scale", "num_inference_steps", "eta")
     assert [defaults[name] for name in depends_on_the_model] == [None] * 4
     for field in dataclasses.fields(PIARequest):
-        if field.name not in ("prompt", "free_init", "seed", *depends_on_the_model):
+        if field.name not in ("prompt", "keyframes", "free_init", "seed", *depends_on_the_model):
             assert defaults[field.name] == getattr(request, field.name), field.name
     assert animate_options.seed_of(defaults["seed"]) == request.seed
     assert not defaults["free_init"]

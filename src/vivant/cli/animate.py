@@ -23,7 +23,7 @@ from vivant.cli.options import (
 from vivant.cli.screen import reporting
 from vivant.errors import InputError
 
-MOTION, FREEINIT = "Motion", "FreeInit"
+MOTION, FREEINIT, WINDOWS = "Motion", "FreeInit", "Long clips"
 
 
 class Numerics(StrEnum):
@@ -100,7 +100,28 @@ def animate(
         list[str] | None,
         option("--embedding", "A textual inversion, or FILE=WORD with the word that calls it. Several times.", MODELS),
     ] = None,
+    ip_adapters: Annotated[
+        list[str] | None,
+        option(
+            "--ip-adapter",
+            "An IP-Adapter, or FILE=WEIGHT; its image_encoder lies beside it. Several times.",
+            MODELS,
+        ),
+    ] = None,
+    picture_prompts: Annotated[
+        list[str] | None,
+        option("--picture-prompt", "A picture for each IP-Adapter, of which the clip takes up subject or style.", CLIP),
+    ] = None,
     # The clip
+    prompt_travel: Annotated[
+        list[str] | None,
+        option(
+            "--at",
+            "FRAME=PROMPT: what happens from that frame on, such as 32='it snows'; PROMPT is that of frame 0, and what "
+            "lies between two is blended. Can be given several times.",
+            CLIP,
+        ),
+    ] = None,
     negative_prompt: Annotated[
         str | None, option("--negative-prompt", "What to avoid; a list of PIA's own if not given.", CLIP)
     ] = None,
@@ -146,6 +167,14 @@ def animate(
         ),
     ] = "animate:small",
     cond_frame: Annotated[int, option("--cond-frame", "The frame that is the picture, from 0.", MOTION)] = 0,
+    keyframes: Annotated[
+        list[str] | None,
+        option(
+            "--keyframe",
+            "FRAME=PICTURE: a picture at a further frame; every frame sees the nearest. Can be given several times.",
+            MOTION,
+        ),
+    ] = None,
     # Sampling
     sampler: Annotated[
         str | None,
@@ -185,6 +214,38 @@ def animate(
         str | None,
         option("--freeu", "FreeU's scales S1,S2,B1,B2, such as 0.9,0.2,1.2,1.4; off if not given.", SAMPLING),
     ] = None,
+    # Long clips
+    windows: Annotated[
+        bool | None,
+        option(
+            "--windows/--no-windows",
+            "Make the clip in overlapping windows. If not given, only one that is longer than the motion adapter "
+            "allows; --no-windows refuses that.",
+            WINDOWS,
+        ),
+    ] = None,
+    windows_length: Annotated[
+        int | None, option("--window-length", "Frames of a window; 16 if not given.", WINDOWS)
+    ] = None,
+    windows_stride: Annotated[
+        int | None,
+        option("--window-stride", "Frames from one window to the next; half the length if not given.", WINDOWS),
+    ] = None,
+    windows_weights: Annotated[
+        str | None, option("--window-weights", "How windows are blended: pyramid (if not given) or uniform.", WINDOWS)
+    ] = None,
+    windows_noise: Annotated[
+        str | None,
+        option(
+            "--window-noise",
+            "fresh (if not given) for every frame, or freenoise: that of the first window again, shuffled.",
+            WINDOWS,
+        ),
+    ] = None,
+    windows_closed: Annotated[
+        bool,
+        option("--window-closed", "Let windows go over the end, so that the last frame leads to the first.", WINDOWS),
+    ] = False,
     # FreeInit
     free_init: Annotated[
         bool, option("--free-init", "Denoise several times for a steadier clip; takes that much longer.", FREEINIT)
@@ -245,6 +306,8 @@ def animate(
         request: dict[str, Any] = {
             "motion": motion_of(motion),
             "cond_frame": cond_frame,
+            "keyframes": by_frames(keyframes, "E-KEYFRAME", "--keyframe"),
+            "prompt_travel": by_frames(prompt_travel, "E-TRAVEL", "--at") or None,
             **sides_of(size, height, width),
             "fit": fit.value,
             "image_guidance_scale": image_guidance_scale,
@@ -273,10 +336,18 @@ def animate(
             spatial_stop_frequency=free_init_spatial_stop_frequency,
             temporal_stop_frequency=free_init_temporal_stop_frequency,
         )
+        cut = cut_of(
+            windows,
+            length=windows_length,
+            stride=windows_stride,
+            weights=windows_weights,
+            noise=windows_noise,
+            closed=windows_closed or None,
+        )
 
         from vivant.cli import making
 
-        request |= making.settings(passes, scales)
+        request |= making.settings(passes, scales, cut)
         if base is None:
             request = making.for_shipped(screen, motion_adapter, request)
         loading = making.Loading(
@@ -294,11 +365,12 @@ def animate(
             offline=offline,
             loras=tuple(weighted(text) for text in loras or ()),
             embeddings=tuple(worded(text) for text in embeddings or ()),
+            ip_adapters=tuple(weighted(text) for text in ip_adapters or ()),
             sampler=sampler,
             config=config,
             vae=vae,
         )
-        making.animate(screen, loading, photo, prompt, request, output, overwrite, enlarge)
+        making.animate(screen, loading, photo, prompt, request, picture_prompts or [], output, overwrite, enlarge)
 
 
 def motion_of(text: str) -> str | int | tuple[float, ...]:
@@ -336,6 +408,32 @@ def scales_of(text: str | None) -> Sequence[float] | None:
             "E-FREEU-SCALE", f"--freeu has {len(scales)} scales.", "", "Give four, S1,S2,B1,B2: 0.9,0.2,1.2,1.4."
         )
     return scales
+
+
+def by_frames(given: list[str] | None, code: str, flag: str) -> dict[int, str]:
+    """What was given as FRAME=VALUE, by frames."""
+    found: dict[int, str] = {}
+    for text in given or []:
+        frame, equals, value = text.partition("=")
+        if not equals or not value or not frame.strip().isdecimal() or len(frame) > 9:
+            raise InputError(code, f"{flag} is {text!r}.", "", f"Give the number of a frame: {flag} 32=…")
+        if int(frame) in found:
+            raise InputError(code, f"{flag} is given twice for frame {int(frame)}.", "", "Give one.")
+        found[int(frame)] = value
+    return found
+
+
+def cut_of(enabled: bool | None, **settings: Any) -> dict[str, Any] | bool | None:
+    """The settings of windows that were given; False where they are off, None where nothing was said."""
+    given = {name: value for name, value in settings.items() if value is not None}
+    if given and enabled is False:
+        raise InputError(
+            "E-WINDOWS-OFF",
+            f"{', '.join(given)} of windows is given, and --no-windows.",
+            "It would be ignored.",
+            "Leave one of them out.",
+        )
+    return given if given or enabled else enabled
 
 
 def passes_of(enabled: bool, **settings: Any) -> dict[str, Any] | None:

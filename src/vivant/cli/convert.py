@@ -30,9 +30,7 @@ def convert(
     with reporting(json) as screen:
         from vivant.convert import convert as run
 
-        done = run(
-            source, dest, vae=vae, config=config, variant=variant, overwrite=overwrite, local_files_only=offline
-        )
+        done = run(source, dest, vae=vae, config=config, variant=variant, overwrite=overwrite, local_files_only=offline)
         if json:
             print_json({**asdict(done), "warnings": screen.warnings})
             return

@@ -44,8 +44,10 @@ class Made:
         device: where they computed.
         scheduler: with which.
         enlarged: how many times as long the sides were written.
-        pictures: hashes of the pictures.
+        pictures: hashes of the pictures, then of those of the keyframes, then of picture prompts.
         sizes: their width and height.
+        keyframes: how many pictures each keyframe has.
+        picture_prompts: how many picture prompts there are.
         versions: of packages.
     """
 
@@ -59,6 +61,8 @@ class Made:
     enlarged: int
     pictures: tuple[str, ...]
     sizes: tuple[tuple[int, int], ...]
+    keyframes: tuple[int, ...]
+    picture_prompts: int
     versions: Mapping[str, str]
 
 
@@ -87,15 +91,20 @@ def made_of(recipe: Mapping[str, Any], request: PIARequest | ConsisIDRequest, pe
     hashes, clip = texts_of(recipe, "frames_hashes"), recipe.get("clip", 0)
     if type(clip) is not int or not 0 <= clip < len(hashes):
         raise wrong("clip", clip)
-    sizes = picture.get("sizes")
-    if not isinstance(sizes, list) or not all(isinstance(s, list) and len(s) == 2 for s in sizes):
-        raise wrong("image.sizes", sizes)
+    digests, sizes = _pictures_of(picture)
+    further = picture.get("keyframes", [])
+    if not isinstance(further, list) or len(further) != len(getattr(request, "keyframes", ())):
+        raise wrong("image.keyframes", further)
+    keyframes = [_pictures_of(group if isinstance(group, dict) else {}) for group in further]
+    prompts = _pictures_of(dict_of(picture, "picture_prompts")) if "picture_prompts" in picture else ((), [])
+    every = [(digests, sizes), *keyframes, prompts]
     enlarge = recipe.get("enlarged", 1)
     check_enlarge(enlarge)
     seeds = request.seed if isinstance(request.seed, tuple) else (request.seed,)
     if None in (request.height, request.width) or -1 in seeds:
         raise wrong("request", f"{request.height} x {request.width}, seed {request.seed}")  # nothing to repeat
-    batch = max(len(texts(request.prompt)), len(texts(request.negative_prompt)), len(sizes), people)
+    counts = tuple(len(group) for group, _ in keyframes)
+    batch = max(request.num_prompts, len(texts(request.negative_prompt)), len(sizes), people, *counts)
     if len(hashes) != batch * request.num_videos_per_prompt:
         raise wrong("frames_hashes", len(hashes))
     return Made(
@@ -107,10 +116,20 @@ def made_of(recipe: Mapping[str, Any], request: PIARequest | ConsisIDRequest, pe
         device=text_of(recipe, "device"),
         scheduler=scheduler_of(dict_of(models, "scheduler")),
         enlarged=enlarge,
-        pictures=texts_of(picture, "digests"),
-        sizes=tuple((int(w), int(h)) for w, h in sizes),
+        pictures=tuple(digest for group, _ in every for digest in group),
+        sizes=tuple(size for _, group in every for size in group),
+        keyframes=counts,
+        picture_prompts=len(prompts[0]),
         versions=named_texts_of(recipe, "versions"),
     )
+
+
+def _pictures_of(picture: Mapping[str, Any]) -> tuple[tuple[str, ...], list[tuple[int, int]]]:
+    """Hashes of pictures, and their width and height."""
+    sizes = picture.get("sizes")
+    if not isinstance(sizes, list) or not all(isinstance(s, list) and len(s) == 2 for s in sizes):
+        raise wrong("image.sizes", sizes)
+    return texts_of(picture, "digests"), [(int(w), int(h)) for w, h in sizes]
 
 
 def wrong(name: str, value: object) -> LoadError:

@@ -9,8 +9,8 @@ lies before the first text attention is computed once. `spread` copies at the po
 """
 
 import math
-from collections.abc import Iterable
-from typing import NamedTuple, cast
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple, Self, cast
 
 import torch
 import torch.nn.functional as F
@@ -43,6 +43,16 @@ class KeysValues(NamedTuple):
     def num_rows(self, num_frames: int) -> int:
         """Length of the `(b f)` axis that this text belongs to."""
         return self.keys.shape[0] * (1 if self.per_frame else num_frames)
+
+    def of_frames(self, frames: Sequence[int], num_frames: int) -> Self:
+        """What some frames of every clip of `num_frames` read; what whole clips read is for all of them."""
+        if not self.per_frame:
+            return self
+        keys, values = (
+            rearrange(rearrange(x, "(b f) m c -> b f m c", f=num_frames)[:, list(frames)], "b f m c -> (b f) m c")
+            for x in (self.keys, self.values)
+        )
+        return self._replace(keys=keys, values=values)
 
 
 def spread(x: Float[Tensor, "n ..."], num: int) -> Float[Tensor, "m ..."]:

@@ -23,18 +23,15 @@ from vivant.pia.decode import decode
 from vivant.pia.generate import Given, Parts, generate, schedules, timesteps
 from vivant.pia.motion import MotionAdapter
 from vivant.pia.unet import UNet2DConditionModel, UNetMotionModel
+from vivant.pia.windows import Windows
 from vivant.pipelines import inversion, lora, picture_prompts
 from vivant.pipelines.base import DiffusionPipeline
+from vivant.pipelines.prompting import check_keyframes, check_travel, encoded, frames_of
 from vivant.pipelines.single_file import from_single_file
 from vivant.pipelines.steering import TENSORS, Callback, callback_names, called_back
 from vivant.placement import active
-from vivant.prompts import (
-    Prompts,
-    broadcast,
-    check_embeds,
-    check_prompts,
-)
-from vivant.request import Fit, PIARequest, batch_size, texts
+from vivant.prompts import broadcast, check_embeds, check_prompts
+from vivant.request import Fit, PIARequest, Travel, batch_size, texts
 from vivant.rng import Rng
 from vivant.schedulers import Scheduler, pia_warnings
 from vivant.text.encode import encode
@@ -351,6 +348,9 @@ class PIAPipeline(DiffusionPipeline):
         fit: Fit = "crop",
         image_guidance_scale: float | None = None,
         prompt_syntax: PromptSyntax = "plain",
+        windows: Windows | None = None,
+        prompt_travel: Travel | None = None,
+        keyframes: Mapping[int, Any] | None = None,
     ) -> PIAPipelineOutput | tuple[Any]:
         """Animate pictures. Pictures and prompts have length 1 or B; clip ``b * n + k`` is the k-th of prompt b.
 
@@ -358,7 +358,7 @@ class PIAPipeline(DiffusionPipeline):
             image: path, PIL picture, array or tensor, or a list of such; see `vivant.media.pictures`.
             prompt: one or several; or give `prompt_embeds`.
             strength: how far to move from the picture, more than 0 and at most 1.
-            num_frames: length of the clips.
+            num_frames: length of the clips; with `windows` more than the motion modules have positions for.
             height: in pixels, a multiple of 8; the UNet's `sample_size` times 8 if not given.
             width: likewise.
             num_inference_steps: denoising steps.
@@ -388,6 +388,10 @@ class PIAPipeline(DiffusionPipeline):
             image_guidance_scale: separate strength of the picture; off by default.
             prompt_syntax: ``"plain"``, as in diffusers, or ``"weighted"``: `(word:1.3)`, `[word]`, `BREAK`, and prompts
                 of any length, as in A1111; see `vivant.text.encode`.
+            windows: make long clips in overlapping windows, see `vivant.pia.windows.Windows`.
+            prompt_travel: prompts at further frames, ``{32: "…"}``; `prompt` is the one at frame 0.
+            keyframes: further pictures at other frames than `cond_frame`, ``{24: picture}``; each frame sees the
+                nearest. One picture for all clips, or a list with one for each prompt.
 
         Raises:
             InputError: for every argument that cannot be honoured, before anything is computed.
@@ -397,6 +401,8 @@ class PIAPipeline(DiffusionPipeline):
         if motion is not None and motion_scale != 0:
             raise InputError("E-MOTION-TWICE", "Both motion and motion_scale are given.", "", "Give one of them.")
         names = callback_names(callback_on_step_end, callback_on_step_end_tensor_inputs)
+        if prompt_travel and prompt_embeds is None and prompt is None:
+            prompt = ""
         check_prompts(prompt, negative_prompt, prompt_embeds, negative_prompt_embeds)
         masks, others = picture_prompts.take_masks(cross_attention_kwargs)
         scale = lora.scale_of("cross_attention_kwargs", others)
@@ -404,10 +410,13 @@ class PIAPipeline(DiffusionPipeline):
         shown = picture_prompts.Shown(ip_adapter_image, ip_adapter_image_embeds, masks)
         request = PIARequest(
             prompt=tuple(texts(prompt)),
+            prompt_travel=prompt_travel,
             negative_prompt=None if negative_prompt is None else tuple(texts(negative_prompt)),
             motion=motion_scale if motion is None else motion,
             cond_frame=cond_frame,
+            keyframes=frames_of(keyframes),
             num_frames=16 if num_frames is None else num_frames,
+            windows=windows,
             height=height,
             width=width,
             fit=fit,
@@ -435,9 +444,8 @@ class PIAPipeline(DiffusionPipeline):
                 bar.update()
                 return state
 
-            latents = self.denoise(
-                request, image, generator, on_step, latents, prompt_embeds, negative_prompt_embeds, shown
-            )
+            embeds = prompt_embeds, negative_prompt_embeds
+            latents = self.denoise(request, image, generator, on_step, latents, *embeds, shown, keyframes)
         frames = self._output(latents, output_type)
         self.maybe_free_model_hooks()
         return PIAPipelineOutput(frames) if return_dict else (frames,)
@@ -453,6 +461,7 @@ class PIAPipeline(DiffusionPipeline):
         prompt_embeds: Tensor | None = None,
         negative_prompt_embeds: Tensor | None = None,
         shown: picture_prompts.Shown = picture_prompts.NOTHING,
+        keyframes: Mapping[int, Any] | None = None,
     ) -> Tensor:
         """The latents `(B n) 4 f h/8 w/8` of a request, in float32; what `__call__` decodes.
 
@@ -465,15 +474,19 @@ class PIAPipeline(DiffusionPipeline):
             prompt_embeds: embeddings in place of the request's prompts.
             negative_prompt_embeds: the same for its negative prompts.
             shown: what IP-Adapters are shown.
+            keyframes: pictures by the frames that are the request's keyframes.
         """
         solver = self.scheduler.solver
-        check_frames(request.num_frames, self.unet.settings.motion_max_seq_length)
-        prompts, negatives = texts(request.prompt), texts(request.negative_prompt)
+        check_frames(request.num_frames, self.unet.settings.motion_max_seq_length, request.windows)
+        given = check_keyframes(request, keyframes)
+        check_travel(request, prompt_embeds)
+        negatives = texts(request.negative_prompt)
         check_embeds(prompt_embeds, negative_prompt_embeds, self.unet.settings.cross_attention_dim)
         num_negatives = len(negatives if negative_prompt_embeds is None else negative_prompt_embeds)
         batch = batch_size(
             image=num_pictures(image),
-            prompt=len(prompts if prompt_embeds is None else prompt_embeds),
+            prompt=request.num_prompts if prompt_embeds is None else len(prompt_embeds),
+            **{f"picture at frame {frame}": num_pictures(picture) for frame, picture in given},
             **({"negative_prompt": num_negatives} if request.needs_negative else {}),
         )
         asked = picture_prompts.check(self, shown, batch, request.needs_negative)
@@ -486,6 +499,7 @@ class PIAPipeline(DiffusionPipeline):
             cells = (side // self.vae_scale_factor for side in (height, width))
             check_latents(latents, (batch * num, self.unet.settings.out_channels, request.num_frames, *cells))
         pixels = pictures(image, height, width, request.fit)
+        further = tuple(pictures(picture, height, width, request.fit) for _, picture in given)
         if not request.needs_negative and (any(negatives) or negative_prompt_embeds is not None):
             self._say("W-NEGATIVE-UNUSED", "The negative prompt is not read: guidance is off at a scale of 1 or less.")
         for message in pia_warnings(solver):
@@ -493,21 +507,10 @@ class PIAPipeline(DiffusionPipeline):
             self._say(code, text)
         memory = self._prepare_run()
 
-        positive, negative = self.encode_prompt(
-            prompts if prompt_embeds is None else None,
-            do_classifier_free_guidance=request.needs_negative,
-            negative_prompt=negatives if negative_prompt_embeds is None else None,
-            prompt_embeds=prompt_embeds,
-            negative_prompt_embeds=negative_prompt_embeds,
-            clip_skip=request.clip_skip,
-            prompt_syntax=request.prompt_syntax,
-        )
-        encoded = Prompts(
-            broadcast(positive, batch, num), None if negative is None else broadcast(negative, batch, num)
-        )
+        prompts = encoded(self, request, batch, prompt_embeds, negative_prompt_embeds)
         seen = picture_prompts.embedded(self, asked, request.needs_negative)
-        given = Given(pixels, encoded, latents, seen)
-        return generate(Parts(self.vae, self.unet, solver, memory), request, given, rng, on_step)
+        parts = Parts(self.vae, self.unet, solver, memory)
+        return generate(parts, request, Given(pixels, prompts, latents, seen, further), rng, on_step)
 
     def _usable_eta(self, eta: float) -> float:
         """Zero, with a word about it, for solvers that have no such noise: documented as ignored."""

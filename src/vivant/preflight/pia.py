@@ -2,13 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 from vivant.errors import InputError
 from vivant.media.still import Still, natural_size
 from vivant.pia.config import check_frames
 from vivant.pia.generate import schedules
-from vivant.preflight.inputs import check_recorded, check_seeds, check_used, drawn_seed, read_stills
+from vivant.pia.windows import LENGTH, Windows, windows
+from vivant.preflight.inputs import check_recorded, check_seeds, check_used, drawn_seed, read_keyframes, read_stills
 from vivant.preflight.models import Limits, scheduler_of
 from vivant.request import NEGATIVE_PROMPT, PIARequest, batch_size, texts
 from vivant.solvers.schedule import Solver
@@ -20,28 +22,33 @@ def check_request(
     stills: Sequence[Still],
     solver: Solver,
     limits: Limits | None = None,
-    defaults: Mapping[str, Any] = {},
+    defaults: Mapping[str, Any] = MappingProxyType({}),
+    keyframes: Mapping[int, Sequence[Still]] = MappingProxyType({}),
 ) -> PIARequest:
     """The request with everything decided: size, negative prompt, and seeds that can be repeated.
 
     Args:
-        parameters: fields of `PIARequest`. The negative prompt defaults to PIA's own where guidance reads one, the
-            size to that of the first picture with its longer side at most 512.
+        parameters: fields of `PIARequest` but for the keyframes. The negative prompt defaults to PIA's own where
+            guidance reads one, the size to that of the first picture with its longer side at most 512.
         prompt: its prompt.
         stills: the pictures.
         solver: what will sample.
-        limits: what the networks allow, where that is known yet.
+        limits: what the networks allow, where that is known yet. A clip that is longer is made in windows, unless
+            `parameters` say otherwise.
         defaults: fields that `parameters` need not have, in place of those of `PIARequest`; see `Models.defaults`.
+        keyframes: the pictures for the request's keyframes.
 
     Raises:
         InputError: for every parameter that cannot be honoured, or that would be ignored.
     """
-    request = PIARequest.build(**{**defaults, **parameters, "prompt": prompt})
+    request = PIARequest.build(**{**defaults, **parameters, "prompt": prompt, "keyframes": tuple(keyframes)})
     check_used(request, solver)
     if "negative_prompt" not in parameters and request.needs_negative:
         request = replace(request, negative_prompt=NEGATIVE_PROMPT)
     if limits is not None:
-        check_frames(request.num_frames, limits.num_frames)
+        if "windows" not in parameters and request.num_frames > limits.num_frames:
+            request = replace(request, windows=Windows(min(LENGTH, limits.num_frames)))
+        check_frames(request.num_frames, limits.num_frames, request.windows)
         if request.clip_skip is not None and request.clip_skip >= limits.num_text_layers:
             raise InputError(
                 "E-CLIP-SKIP",
@@ -50,7 +57,10 @@ def check_request(
                 f"Give 0 to {limits.num_text_layers - 1}, or None.",
             )
     batch = batch_size(
-        image=len(stills), prompt=len(texts(request.prompt)), negative_prompt=len(texts(request.negative_prompt))
+        image=len(stills),
+        prompt=request.num_prompts,
+        negative_prompt=len(texts(request.negative_prompt)),
+        **{f"picture at frame {frame}": len(pictures) for frame, pictures in keyframes.items()},
     )
     check_seeds(request, batch * request.num_videos_per_prompt)
     schedules(solver, request)
@@ -74,7 +84,8 @@ def check_animate(
     *,
     solver: Solver | None = None,
     limits: Limits | None = None,
-    defaults: Mapping[str, Any] = {},
+    defaults: Mapping[str, Any] = MappingProxyType({}),
+    keyframes: Mapping[int, Any] | None = None,
     **parameters: Any,
 ) -> PIARequest:
     """Refuse bad input before anything heavy is loaded: parameters and pictures.
@@ -85,9 +96,20 @@ def check_animate(
         solver: what will sample; PIA's preset if not given.
         limits: of the models, see `Models.find`.
         defaults: see `check_request`.
+        keyframes: as for `vivant.Animator.animate`.
         parameters: the other fields of `vivant.request.PIARequest`.
 
     Returns:
         The request as `Animator.animate` will read it.
     """
-    return check_request(parameters, prompt, read_stills(image), solver or scheduler_of(None).solver, limits, defaults)
+    stills, further = read_stills(image), read_keyframes(keyframes)
+    solver = solver or scheduler_of(None).solver
+    return check_request(parameters, prompt, stills, solver, limits, defaults, further)
+
+
+def describe_windows(request: PIARequest) -> str | None:
+    """A note about a clip that is made in windows."""
+    num = len(windows(request.num_frames, request.windows))
+    if request.windows is None or num == 1:
+        return None
+    return f"{request.num_frames} frames are made in {num} windows of {request.windows.length}, which are blended."
