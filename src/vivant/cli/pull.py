@@ -12,7 +12,8 @@ from vivant.cli.screen import Screen, clean, print_json, reporting, size
 from vivant.errors import Cancelled, InputError
 
 if TYPE_CHECKING:
-    from vivant.hub.pull import Entry, Plan, Progress
+    from vivant.hub.download import Entry, Progress
+    from vivant.hub.pull import Plan
 
 
 def pull(
@@ -59,14 +60,14 @@ def pull(
         try:
             with _bar(screen, "Fetching", plan.absent) as progress:
                 fetched = hub.fetch(plan, progress)
-            with _bar(screen, "Comparing", plan.entries) as progress:
-                hub.verify(plan, progress)
+            with _bar(screen, "Comparing", [entry for entry in plan.entries if entry.name not in fetched]) as progress:
+                hub.verify(plan, progress, fetched)
             with _bar(screen, "Converting", plan.pickles) as progress:
                 written = hub.convert(plan, progress)
             hub.name_revision(plan)
         except KeyboardInterrupt:
             raise Cancelled(
-                "E-CANCELLED", "Stopped.", "Files that were complete are kept.", "Pull again to go on from there."
+                "E-CANCELLED", "Stopped.", "What was fetched is kept.", "Pull again to go on from there."
             ) from None
         converted = [path.relative_to(plan.folder).as_posix() for path in written]
         if json:
@@ -81,7 +82,9 @@ def described(plan: "Plan") -> list[str]:
     absent = set(plan.absent)
     lines = [f"{plan.repo} at commit {plan.commit}, to {plan.folder}"]
     for entry in plan.entries:
-        lines.append(f"  {_size(entry.size):>9}  {entry.name}{'' if entry in absent else ' (at hand)'}")
+        begun = plan.begun(entry)
+        at_hand = " (at hand)" if entry not in absent else f" ({_size(begun)} at hand)" if begun else ""
+        lines.append(f"  {_size(entry.size):>9}  {entry.name}{at_hand}")
     lines.append(f"{len(plan.entries)} files, {_size(plan.size)}; to fetch: {_size(plan.fetch_size)}.")
     if plan.convert_size:
         lines.append(f"Pickles are converted, which takes {_size(plan.convert_size)} more.")
