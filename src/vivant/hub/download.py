@@ -183,6 +183,7 @@ class _Part:
         chunk = chunk[: self.entry.size - self.size]
         with writing(self.path):
             self._file.write(chunk)
+            self._file.flush()  # to the system, where it outlives this process
         self._count(chunk)
 
     def _count(self, chunk: bytes) -> None:
@@ -320,7 +321,8 @@ def _answer(url: str, headers: dict[str, str], entry: Entry, repo: str) -> Gener
 
     for _ in range(_MAX_REDIRECTS):
         with _request(url, headers) as (response, chunks):
-            hf_raise_for_status(response)
+            if response.status_code != 416:  # nothing lies beyond the part: an answer about the file
+                hf_raise_for_status(response)
             linked = response.headers.get("X-Linked-ETag", "").strip('"')
             if entry.sha256 and re.fullmatch(r"[0-9a-f]{64}", linked) and linked != entry.sha256:
                 raise _changed(entry, repo, f"Its hash is said to be {linked}.")
@@ -358,9 +360,9 @@ def _request(url: str, headers: dict[str, str]) -> Generator[tuple[Any, Iterator
 
     session: Any = get_session()
     timeout = constants.HF_HUB_DOWNLOAD_TIMEOUT
-    if hasattr(session, "stream"):  # httpx, since huggingface_hub 1.0
-        with session.stream("GET", url, headers=headers, timeout=timeout, follow_redirects=False) as response:
-            yield response, response.iter_bytes()
-    else:
+    if isinstance(session.stream, bool):  # a setting of requests, before huggingface_hub 1.0; of httpx a method
         with session.get(url, headers=headers, timeout=timeout, allow_redirects=False, stream=True) as response:
             yield response, response.iter_content(64 * 1024)
+    else:
+        with session.stream("GET", url, headers=headers, timeout=timeout, follow_redirects=False) as response:
+            yield response, response.iter_bytes()

@@ -394,10 +394,12 @@ def fetch(plan: Plan, progress: Progress = unseen) -> list[str]:
         LoadError: E-PULL-HASH, E-PULL-CHANGED, E-PULL-REDIRECT, E-REPO-… for what went wrong, E-PULL-OFFLINE.
         OutputError: E-PULL-DISK when the disk is full, E-OUTPUT-WRITE.
     """
-    locks = plan.cache_dir / ".locks" / plan.root.name if plan.cache_dir else plan.root / PARTS
     done: list[str] = []
     for entry in sorted(plan.absent, key=lambda entry: entry.size):
-        lock = locks / f"{entry.hash}.lock"
+        if plan.cache_dir is None:
+            lock = plan.root / f".vivant-{entry.hash}.lock"
+        else:
+            lock = plan.cache_dir / ".locks" / plan.root.name / f"{entry.hash}.lock"
         with alone(lock, entry.name):
             try:
                 if _obtain(plan, entry, progress):
