@@ -445,6 +445,7 @@ def _copy_from_cache(plan: Plan, entry: Entry, part: Path) -> None:
     found = try_to_load_from_cache(plan.repo, entry.name, revision=plan.commit)
     if isinstance(found, str) and is_intact(Path(found), entry):
         with writing(part):
+            part.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(found, part)
 
 
