@@ -4,7 +4,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from vivant import pocket
@@ -19,17 +18,17 @@ CASES = drawn("paper", DIRECTIONS, NUM, tag=2)
 
 @pytest.fixture(scope="module")
 def animator() -> Animator:
-    return Animator.from_pretrained(pocket.base(), pocket.motion(), device="cpu", dtype=torch.float32)
+    return Animator.from_pretrained(pocket.base(), pocket.motion(), device="cpu")
 
 
 def make(animator: Animator, **settings: Any) -> tuple[np.ndarray, ...]:
     pictures, prompts = [Image.fromarray(case.picture) for case in CASES], [case.prompt for case in CASES]
-    request = {**pocket.SETTINGS, "seed": tuple(range(NUM)), "motion": "animate:large", "num_inference_steps": 6}
+    request = {**pocket.SETTINGS, "seed": tuple(range(NUM)), "motion": "animate:large", "num_inference_steps": 5}
     return animator.animate(pictures, prompts, **{**request, **settings}).clips
 
 
 def test_windows_have_no_seams_and_the_motion_turns_with_the_prompt(animator):
-    """Few clips; more are in benchmarks/results/windows.json."""
+    """Few clips; benchmarks/windows.py makes more."""
     opposite = [case.prompt.replace(f"moving {case.move}", f"moving {OPPOSITE[case.move]}") for case in CASES]
     travel = {12: [case.prompt for case in CASES], 20: opposite}
     clips = make(animator, num_frames=FRAMES, windows=CUT, prompt_travel=travel)
