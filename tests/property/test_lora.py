@@ -40,14 +40,15 @@ def equal(one: list[torch.Tensor], other: list[torch.Tensor]) -> bool:
 
 
 @settings(max_examples=40, deadline=None)
-@given(DTYPES, STRENGTHS, STRENGTHS, st.integers(0, 8), st.integers(9, 20))
-def test_the_sum_of_two_has_no_order(dtype, x, y, a, b):
+@given(DTYPES, st.tuples(STRENGTHS, STRENGTHS, STRENGTHS), st.permutations(["a", "b", "c"]), st.integers(0, 8))
+def test_a_sum_has_no_order(dtype, strengths, order, seed):
+    weights = {name: whole(strength) for name, strength in zip("abc", strengths, strict=True)}
+    parts = {name: changes(seed + 7 * i) for i, name in enumerate("abc")}
     results = []
-    for names in (("a", "b"), ("b", "a")):
+    for names in (["a", "b", "c"], order):
         module, adapters = network(dtype), Adapters()
         for name in names:
-            adapters = adapters.load(name, changes({"a": a, "b": b}[name]))
-        weights = {"a": whole(x), "b": whole(y)}
+            adapters = adapters.load(name, parts[name])
         merge([(module, adapters.activate({name: weights[name] for name in names}))])
         results.append(bits(module))
     assert equal(*results)
