@@ -33,9 +33,8 @@ def personal(tmp_path_factory: pytest.TempPathFactory, models: Path) -> Path:
     tiny_ip.write(folder)
     # The processor of real bases fits the encoder of real adapters; this one has to be made to fit the small one.
     shutil.copytree(models / "base", folder / "base")
-    (folder / "base" / "feature_extractor" / "preprocessor_config.json").write_text(
-        f'{{"size": {tiny_ip.SIDE}, "crop_size": {tiny_ip.SIDE}}}'
-    )
+    sizes = {"size": tiny_ip.SIDE, "crop_size": tiny_ip.SIDE}
+    (folder / "base" / "feature_extractor" / "preprocessor_config.json").write_text(json.dumps(sizes))
     assert main(["convert", str(models / "base"), str(folder / "base.safetensors")]) == Code.OK
     return folder
 
@@ -85,7 +84,8 @@ def test_redo_finds_additions_by_their_content(
     ran = vivant_("redo", "a.apng", *fixed, *given)
     assert (ran.code, ran.json["same"]) == (Code.OK, True), ran.out
     assert read_recipe("a-redo.apng") == read_recipe("a.apng")
-    other = vivant_("redo", "a.apng", *fixed, *given, "--addition", str(personal / "lcm-lora-4steps.safetensors"))
+    more = ["--addition", str(personal / "lcm-lora-4steps.safetensors"), "-o", "b.apng"]
+    other = vivant_("redo", "a.apng", *fixed, *given, *more)
     assert other.json["error"]["code"] == "E-REDO-ADDITION"
 
 
