@@ -84,7 +84,7 @@ def test_redo_finds_additions_by_their_content(
     ran = vivant_("redo", "a.apng", *fixed, *given)
     assert (ran.code, ran.json["same"]) == (Code.OK, True), ran.out
     assert read_recipe("a-redo.apng") == read_recipe("a.apng")
-    more = ["--addition", str(personal / "lcm-lora-4steps.safetensors"), "-o", "b.apng"]
+    more = ["--addition", str(personal / "base.safetensors"), "-o", "b.apng"]
     other = vivant_("redo", "a.apng", *fixed, *given, *more)
     assert other.json["error"]["code"] == "E-REDO-ADDITION"
 
