@@ -12,7 +12,7 @@ import tiny_ip
 import tiny_lora
 import tiny_words
 from commands import SMALL, Vivant
-from vivant import PIAPipeline
+from vivant import Animator, PIAPipeline
 from vivant.cli.screen import Code
 from vivant.media.recipe import read_recipe, sidecar_of
 
@@ -52,6 +52,17 @@ def additions(personal: Path) -> dict[str, list[str]]:
         "word": ["--embedding", f"{personal / 'word.safetensors'}=<ink>"],
         "picture": ["--ip-adapter", f"{personal / 'models' / 'plain.safetensors'}=0.7", "--picture-prompt", "seen.png"],
     }
+
+
+def test_weights_are_hashed_anew_when_they_were_changed(models: Path, personal: Path):
+    animator = Animator.from_pretrained(models / "base", models / "adapter", loras=[personal / "ink.safetensors"])
+    first = animator.weights()
+    assert animator.weights() == first
+    animator.pipeline.set_adapters("lora_0", 0.25)
+    changed = animator.weights()
+    assert [name for name in first if changed[name] != first[name]] == ["unet", "text_encoder"]
+    animator.pipeline.unload_lora_weights()
+    assert animator.weights() == Animator.from_pretrained(models / "base", models / "adapter").weights()
 
 
 @pytest.mark.parametrize("kind", ["lora", "word", "picture"])
