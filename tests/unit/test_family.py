@@ -94,6 +94,11 @@ def test_published_files_are_known(name: str, kind: Kind):
             "Stable Diffusion 1.5",
         ),
         ({"ip_adapter.1.to_k_ip.weight": (640, 2048)}, "IP-Adapter", "Stable Diffusion XL"),
+        (
+            {"ip_adapter.0.to_q_lora.down.weight": (128, 320), "ip_adapter.1.to_k_ip.weight": (320, 768)},
+            "IP-Adapter",
+            "Stable Diffusion 1.5",
+        ),
         ({"string_to_param.*": (3, 768)}, "textual inversion", "Stable Diffusion 1.5"),
         ({"emb_params": (1, 1024)}, "textual inversion", "Stable Diffusion 2"),
         ({"<cat>": (768,)}, "textual inversion", "Stable Diffusion 1.5"),

@@ -254,8 +254,8 @@ def _text_encoder(header: Header) -> Kind | None:
 
 
 RULES: tuple[Rule, ...] = (
-    _lora,
     _ip_adapter,
+    _lora,
     _original,
     _motion,
     _diffusers,
@@ -263,4 +263,4 @@ RULES: tuple[Rule, ...] = (
     _text_encoder,
     _inversion,
 )
-"""In this order: a changed layer has the name of the layer, and a whole model has all its parts' names."""
+"""In this order: some IP-Adapters hold LoRA, a changed layer has the layer's name, a whole model those of its parts."""
