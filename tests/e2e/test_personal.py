@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from safetensors.torch import save_file
 
+import tiny_consisid
 import tiny_ip
 import tiny_lora
 import tiny_words
@@ -188,3 +189,17 @@ def test_additions_of_a_stranger_s_recipe_are_not_believed(
     sidecar_of("a.gif").write_text(json.dumps(recipe), encoding="utf-8")
     ran = vivant_("redo", "a.gif.json", "--json", "--base", str(models / "base"))
     assert (ran.code, ran.json["error"]["code"]) == (Code.LOAD, "E-RECIPE-FIELD")
+
+
+def test_a_person_is_filmed_with_a_lora(portrait: Vivant, vivant_: Vivant, faces: Path):
+    written = tiny_lora.transformer(tiny_consisid.pipeline().components)
+    save_file({k: v.contiguous() for k, v in written.tensors.items()}, "style.safetensors")
+    portrait(output="plain.apng")
+    ran = portrait("--lora", "style.safetensors=0.5", output="a.apng")
+    assert ran.code == Code.OK, ran.err
+    assert hashes("a.apng") != hashes("plain.apng")
+    assert vivant_("redo", "a.apng", "--json", "--model", str(faces / "consisid")).json["same"]
+    assert read_recipe("a-redo.apng") == read_recipe("a.apng")
+    Path("style.safetensors").unlink()
+    ran = vivant_("redo", "a.apng", "--json", "--model", str(faces / "consisid"), "--overwrite")
+    assert ran.json["error"]["code"] == "E-REDO-ADDITION"

@@ -139,7 +139,7 @@ EVERY = {
 }
 NOT_OF_THE_REQUEST = {
     *("photo", "more_photos", "face", "save_face", "identity", "output", "overwrite", "enlarge", "json", "size"),
-    *("model", "dtype", "device", "variant", "revision", "cache_dir", "offline", "residency"),
+    *("model", "loras", "dtype", "device", "variant", "revision", "cache_dir", "offline", "residency"),
 }
 
 

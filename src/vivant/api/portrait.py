@@ -24,6 +24,7 @@ from vivant.media.output import to_bytes
 from vivant.media.still import Still
 from vivant.pipelines.consisid.pipeline_consisid import ConsisIDPipeline
 from vivant.placement import Residency
+from vivant.preflight.additions import Weighted, load_loras
 from vivant.preflight.consisid import Model, Traits, check_film
 from vivant.preflight.inputs import read_stills
 from vivant.request import ConsisIDRequest
@@ -45,6 +46,7 @@ class Portrait:
         cls,
         repo: str | Path,
         *,
+        loras: Sequence[Weighted] = (),
         dtype: torch.dtype | None = None,
         device: str | None = None,
         residency: Residency = "resident",
@@ -58,6 +60,8 @@ class Portrait:
 
         Args:
             repo: folder or hub id of a repository of ConsisID, such as BestWishYsh/ConsisID-preview.
+            loras: LoRA of CogVideoX or ConsisID, each alone or as a pair with its weight: a path, a folder or hub id
+                that holds one, or ``"organisation/name/file.safetensors"``.
             dtype: data type of the weights; by default bfloat16 where the processor has it natively.
             device: where to compute; the best accelerator if not given.
             residency: what stays there: ``"resident"`` all, ``"component"`` the network in use, ``"layer"`` one layer
@@ -77,8 +81,9 @@ class Portrait:
         device, dtype, reason = place(device, dtype)
         hub: dict[str, Any] = {"cache_dir": cache_dir, "local_files_only": local_files_only, "token": token}
         hub |= {"variant": variant, "revision": revision}
-        model = Model.find(repo, **hub)
+        model = Model.find(repo, loras=loras, **hub)
         pipeline = ConsisIDPipeline.from_pretrained(repo, dtype=dtype, **hub)
+        load_loras(pipeline, model.additions)
         settle(pipeline, device, residency)
         return cls(pipeline, Loaded(model.origins(), reason, time.perf_counter() - start))
 

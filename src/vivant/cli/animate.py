@@ -19,6 +19,7 @@ from vivant.cli.options import (
     option,
     seed_of,
     sides_of,
+    weighted,
 )
 from vivant.cli.screen import reporting
 from vivant.errors import InputError
@@ -379,15 +380,6 @@ def motion_of(text: str) -> str | int | tuple[float, ...]:
         return tuple(numbers_of(text, "E-MOTION-CURVE", "--motion"))
     try:
         return int(text)
-    except ValueError:
-        return text
-
-
-def weighted(text: str) -> str | tuple[str, float]:
-    """A file, or FILE=WEIGHT; a name may have an equals sign of its own."""
-    name, sign, weight = text.rpartition("=")
-    try:
-        return (name, float(weight)) if sign else text
     except ValueError:
         return text
 

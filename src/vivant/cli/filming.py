@@ -24,6 +24,7 @@ from vivant.media.frames import check_enlarge
 from vivant.media.still import Still, read_still
 from vivant.media.video import ClipWriter
 from vivant.placement import best_device, check_place
+from vivant.preflight.additions import Weighted
 from vivant.preflight.consisid import Model, check_film
 from vivant.request import ConsisIDRequest, texts
 
@@ -40,6 +41,7 @@ class Loading:
     revision: str | None
     cache_dir: str | None
     offline: bool
+    loras: tuple[Weighted, ...] = ()
 
     def _where(self) -> dict[str, Any]:
         return {
@@ -53,7 +55,7 @@ class Loading:
         """Refuse what cannot work, from small files and the names of large ones."""
         if self.device is not None:
             check_place(self.device, DTYPES[self.dtype] or torch.float32)
-        return Model.find(self.model, **self._where())
+        return Model.find(self.model, loras=self.loras, **self._where())
 
     def read_face(self, screen: Screen, photos: Sequence[Image.Image], choice: Choice) -> Face:
         """The person in the photos, by encoders that are let go of again before the model is loaded."""
@@ -69,6 +71,7 @@ class Loading:
         with without_bars() if screen.json else nullcontext():
             return Portrait.from_pretrained(
                 self.model,
+                loras=self.loras,
                 dtype=DTYPES[self.dtype],
                 device=self.device,
                 residency=self.residency,

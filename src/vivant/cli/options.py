@@ -81,3 +81,12 @@ def numbers_of(text: str, code: str, flag: str) -> list[float]:
         return [float(part) for part in text.removesuffix(",").split(",")]
     except ValueError:
         raise InputError(code, f"{flag} is {text!r}.", "", "Give numbers with commas between them.") from None
+
+
+def weighted(text: str) -> str | tuple[str, float]:
+    """A file, or FILE=WEIGHT; a name may have an equals sign of its own."""
+    name, sign, weight = text.rpartition("=")
+    try:
+        return (name, float(weight)) if sign else text
+    except ValueError:
+        return text

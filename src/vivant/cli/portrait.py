@@ -16,6 +16,7 @@ from vivant.cli.options import (
     option,
     seed_of,
     sides_of,
+    weighted,
 )
 from vivant.cli.screen import reporting
 
@@ -116,6 +117,15 @@ def portrait(
     device: Annotated[
         str | None, option("--device", "cpu, cuda, cuda:1, mps, …; the best there is if not given.", MODELS)
     ] = None,
+    loras: Annotated[
+        list[str] | None,
+        option(
+            "--lora",
+            "A LoRA of CogVideoX or ConsisID, or LORA=WEIGHT: a file, a folder or hub id with one, or "
+            "ORGANISATION/NAME/FILE. Several times.",
+            MODELS,
+        ),
+    ] = None,
     residency: Annotated[Residency, option("--residency", RESIDENCY, MODELS)] = Residency.resident,
     variant: Annotated[str | None, option("--variant", "File variant of the weights, such as fp16.", MODELS)] = None,
     revision: Annotated[str | None, option("--revision", "Branch, tag or commit of the model.", MODELS)] = None,
@@ -156,6 +166,7 @@ def portrait(
             revision=revision,
             cache_dir=cache_dir,
             offline=offline,
+            loras=tuple(weighted(text) for text in loras or ()),
         )
         person = filming.Person(photo, tuple(more_photos or ()), identity, face, save_face)
         filming.film(screen, loading, person, prompt, request, output, overwrite, enlarge)

@@ -7,10 +7,11 @@ from typing import Any
 
 from vivant.cli import filming
 from vivant.cli.again import Asked, check_weights, compare, settle, source_of
-from vivant.cli.originals import find_people, find_pictures
-from vivant.cli.recipes import Made, Origin, dict_of, made_of, origin_of, reading, texts_of
+from vivant.cli.originals import find_additions, find_people, find_pictures
+from vivant.cli.recipes import Made, Origin, additions_of, dict_of, made_of, origin_of, reading, texts_of
 from vivant.cli.screen import Screen, stoppable
 from vivant.cli.writing import check_targets
+from vivant.preflight.additions import Recorded
 from vivant.preflight.consisid import check_film
 from vivant.request import ConsisIDRequest
 
@@ -22,6 +23,7 @@ class Recipe:
     request: ConsisIDRequest
     model: Origin
     people: tuple[str, ...]
+    additions: tuple[Recorded, ...]
     made: Made
 
 
@@ -38,6 +40,7 @@ def parse(recipe: Mapping[str, Any]) -> Recipe:
             request=request,
             model=origin_of(dict_of(recipe, "models").get("model"), "models.model"),
             people=people,
+            additions=additions_of(dict_of(recipe, "models")),
             made=made_of(recipe, request, len(people)),
         )
 
@@ -47,9 +50,10 @@ def again(screen: Screen, raw: Mapping[str, Any], asked: Asked) -> None:
     recipe = parse(raw)
     made, request = recipe.made, recipe.request
     unread = {name: getattr(asked, name) for name in ("base", "motion_adapter", "vae", "config")}
-    asked.check_unread("ConsisID", **unread, addition=asked.additions)
+    asked.check_unread("ConsisID", **unread)
     places, people = find_people(recipe.people, asked.identities, Path(asked.file))
     pictures = find_pictures(made, asked.images, Path(asked.file))
+    additions = find_additions(recipe.additions, asked.additions, Path(asked.file))
     sources = [asked.file, *places, *(path for path, _ in pictures)]
     check_targets(asked.outputs, sources, asked.overwrite, request.fps)
     stills = [still for _, still in pictures]
@@ -62,8 +66,10 @@ def again(screen: Screen, raw: Mapping[str, Any], asked: Asked) -> None:
         revision=None if asked.model else recipe.model.revision,
         cache_dir=asked.cache_dir,
         offline=asked.offline,
+        loras=additions,
     )
     hub_ids = [recipe.model.hub] if recipe.model.hub and not asked.model else []
+    hub_ids += [one.origin["hub"] or "" for one in additions if one.path is None]
     loading = settle(screen, loading, hub_ids, asked.yes)
     traits = replace(loading.check().traits, solver=made.scheduler.solver)
     fields = request.fields()

@@ -8,11 +8,12 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal, get_args
 
 from vivant.errors import InputError, LoadError
-from vivant.hub.family import What, identify, refuse
+from vivant.hub.family import SD15, Family, What, identify, refuse
 from vivant.hub.header import Header, read_header
 from vivant.hub.load import ENCODER_WEIGHTS
 from vivant.hub.repo import Source, locate, locate_file
 from vivant.hub.single_file import find as find_file
+from vivant.pipelines.base import DiffusionPipeline
 from vivant.preflight.repository import file_origin, is_file
 from vivant.schedulers.few_steps import FewSteps, few_steps
 
@@ -85,7 +86,7 @@ class Recorded:
     token: str | None
     path: Path | None = None
 
-    def find(self, place: Source) -> Addition:
+    def find(self, place: Source, families: Sequence[Family]) -> Addition:
         """The addition itself.
 
         Raises:
@@ -98,7 +99,9 @@ class Recorded:
         digest = file_digest(path)
         if digest != self.sha256:
             raise LoadError("E-ADDITION-OTHER", f"{path} is not the file that the recipe names: its content differs.")
-        return Addition(self.kind, path, digest, self.origin, _checked(self.kind, path, place), self.weight, self.token)
+        return Addition(
+            self.kind, path, digest, self.origin, _checked(self.kind, path, place, families), self.weight, self.token
+        )
 
 
 Weighted = str | Path | tuple[str | Path, float] | Recorded
@@ -108,7 +111,11 @@ Embedding = str | Path | tuple[str | Path, str] | Recorded
 
 
 def find_additions(
-    loras: Iterable[Weighted], embeddings: Iterable[Embedding], ip_adapters: Iterable[Weighted], place: Source
+    loras: Iterable[Weighted],
+    embeddings: Iterable[Embedding],
+    ip_adapters: Iterable[Weighted],
+    place: Source,
+    families: Sequence[Family] = (SD15,),
 ) -> tuple[Addition, ...]:
     """Locate files and check what they are; those on the hub are fetched.
 
@@ -118,36 +125,49 @@ def find_additions(
         embeddings: likewise, each perhaps with its word.
         ip_adapters: likewise, each perhaps with its weight; beside the file is the folder `image_encoder`.
         place: cache and network settings of the run; its source is not read.
+        families: which models the files may be made for.
 
     Raises:
         LoadError: what cannot be found or read, E-FILE-KIND, E-FILE-FAMILY, E-IP-ADAPTER-ENCODER.
         InputError: E-ADDITION-WEIGHT, E-ADDITION-TYPE.
     """
     return (
-        *(_weighted("lora", given, place) for given in loras),
-        *(_embedding(given, place) for given in embeddings),
-        *(_weighted("ip_adapter", given, place) for given in ip_adapters),
+        *(_weighted("lora", given, place, families) for given in loras),
+        *(_embedding(given, place, families) for given in embeddings),
+        *(_weighted("ip_adapter", given, place, families) for given in ip_adapters),
     )
 
 
-def _weighted(kind: Kind, given: Weighted, place: Source) -> Addition:
+def load_loras(pipeline: DiffusionPipeline, additions: Iterable[Addition]) -> None:
+    """Put a pipeline under those that are LoRA, all at their weights."""
+    weights: dict[str, float] = {}
+    for addition in additions:
+        if addition.kind == "lora":
+            name = f"lora_{len(weights)}"
+            pipeline.load_lora_weights(addition.path, adapter_name=name)
+            weights[name] = addition.weight
+    if weights:
+        pipeline.set_adapters(list(weights), list(weights.values()))
+
+
+def _weighted(kind: Kind, given: Weighted, place: Source, families: Sequence[Family]) -> Addition:
     if isinstance(given, Recorded):
-        return given.find(place)
+        return given.find(place, families)
     source, weight = _pair(kind, given, 1.0)
     if isinstance(weight, bool) or not isinstance(weight, int | float) or not math.isfinite(weight):
         raise InputError(
             "E-ADDITION-WEIGHT", f"The weight of {source} is {weight!r}.", "", "Give a number, such as 0.8."
         )
-    return replace(_find(kind, source, place), weight=float(weight))
+    return replace(_find(kind, source, place, families), weight=float(weight))
 
 
-def _embedding(given: Embedding, place: Source) -> Addition:
+def _embedding(given: Embedding, place: Source, families: Sequence[Family]) -> Addition:
     if isinstance(given, Recorded):
-        return given.find(place)
+        return given.find(place, families)
     source, token = _pair("embedding", given, None)
     if token is not None and (not isinstance(token, str) or not token.strip()):
         raise InputError("E-ADDITION-TYPE", f"The word of {source} is {token!r}.", "", "Give a text.")
-    return replace(_find("embedding", source, place), token=token)
+    return replace(_find("embedding", source, place, families), token=token)
 
 
 def _pair(kind: Kind, given: Any, default: Any) -> tuple[Any, Any]:
@@ -162,16 +182,16 @@ def _pair(kind: Kind, given: Any, default: Any) -> tuple[Any, Any]:
     return pair
 
 
-def _find(kind: Kind, source: str | Path, place: Source) -> Addition:
+def _find(kind: Kind, source: str | Path, place: Source, families: Sequence[Family]) -> Addition:
     at = replace(place, source=source)
     path = find_file(source, at) if is_file(source) else locate_file(at, None, _USUAL[kind], "the path of the file")
-    return Addition(kind, path, file_digest(path), file_origin(path), _checked(kind, path, place))
+    return Addition(kind, path, file_digest(path), file_origin(path), _checked(kind, path, place, families))
 
 
-def _checked(kind: Kind, path: Path, place: Source) -> Header:
+def _checked(kind: Kind, path: Path, place: Source, families: Sequence[Family]) -> Header:
     """The header of a file that is what it should be, with all that it needs beside it."""
     header = read_header(path)
-    refuse(path, identify(header), [_WHAT[kind]])
+    refuse(path, identify(header), [_WHAT[kind]], families)
     if kind == "ip_adapter":
         _find_encoder(path, place)
     return header

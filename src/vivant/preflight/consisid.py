@@ -16,6 +16,7 @@ from vivant.media.still import Still
 from vivant.pipelines import components as parts
 from vivant.pipelines.consisid.pipeline_consisid import ConsisIDPipeline
 from vivant.pipelines.declared import check_complete
+from vivant.preflight.additions import Addition, Weighted, find_additions
 from vivant.preflight.inputs import check_recorded, check_seeds, check_used, drawn_seed
 from vivant.preflight.repository import CONSISID, check_files, is_consisid, is_local, origin_of
 from vivant.request import ConsisIDRequest, batch_size, texts
@@ -60,17 +61,20 @@ class Model:
         source: where it is.
         folder: the repository, or its snapshot in the hub cache.
         traits: see there.
+        additions: LoRA that change the transformer.
     """
 
     source: Source
     folder: Path
     traits: Traits
+    additions: tuple[Addition, ...] = ()
 
     @classmethod
     def find(
         cls,
         repo: str | Path,
         *,
+        loras: Sequence[Weighted] = (),
         variant: str | None = None,
         revision: str | None = None,
         cache_dir: str | Path | None = None,
@@ -105,11 +109,17 @@ class Model:
         scheduler = scheduler_class(entry.class_name).from_config(config)
         if is_local(place):
             check_files(folder, listed, variant, ("text_encoder", "transformer", "vae"))
-        return cls(place, folder, Traits(transformer, 2 ** (len(vae.block_out_channels) - 1), scheduler.solver))
+        additions = find_additions(loras, (), (), place, ("CogVideoX", "ConsisID"))
+        traits = Traits(transformer, 2 ** (len(vae.block_out_channels) - 1), scheduler.solver)
+        return cls(place, folder, traits, additions)
 
     def origins(self) -> dict[str, Any]:
         """Where it comes from, for a recipe."""
-        return {"model": origin_of(self.source, self.folder), "variant": self.source.variant}
+        return {
+            "model": origin_of(self.source, self.folder),
+            "variant": self.source.variant,
+            "additions": [addition.to_json() for addition in self.additions],
+        }
 
 
 def _check_family(repo: str | Path, index: Mapping[str, Any], listed: Mapping[str, parts.Entry | None]) -> None:

@@ -19,7 +19,7 @@ from vivant.pia.motion import MotionAdapter
 from vivant.pipelines import components as parts
 from vivant.pipelines.declared import check_complete
 from vivant.pipelines.pia import PIAPipeline
-from vivant.preflight.additions import ENCODER, Addition, Embedding, Weighted, find_additions
+from vivant.preflight.additions import ENCODER, Addition, Embedding, Weighted, find_additions, load_loras
 from vivant.preflight.repository import (
     check_files,
     check_weights,
@@ -349,17 +349,11 @@ def scheduler_of(sampler: str | None, own: Mapping[str, Any] = {}) -> Scheduler:
 
 def _add(pipeline: PIAPipeline, additions: Sequence[Addition]) -> None:
     """Let files change a pipeline."""
-    weights: dict[str, float] = {}
     shown = [addition for addition in additions if addition.kind == "ip_adapter"]
     for addition in additions:
-        if addition.kind == "lora":
-            name = f"lora_{len(weights)}"
-            pipeline.load_lora_weights(addition.path, adapter_name=name)
-            weights[name] = addition.weight
-        elif addition.kind == "embedding":
+        if addition.kind == "embedding":
             pipeline.load_textual_inversion(addition.path, token=addition.token)
-    if weights:
-        pipeline.set_adapters(list(weights), list(weights.values()))
+    load_loras(pipeline, additions)
     if shown:
         pipeline.load_ip_adapter([str(addition.path) for addition in shown], image_encoder_folder=ENCODER)
         pipeline.set_ip_adapter_scale([addition.weight for addition in shown])
