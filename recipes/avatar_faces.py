@@ -6,6 +6,7 @@ Who an avatar is, is learnt as its traits: an identity is a combination of them,
 world are never seen. The vision tower sees crops in grey, as ConsisID's does, the recogniser sees portraits in colour.
 """
 
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,10 +23,12 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from vivant.faces.antelope import DETECTOR, RECOGNISER, SIDE
+from vivant.faces.detect import MEAN, VARIANCES, RetinaFace, anchors
 from vivant.faces.encoders import (
     ANTELOPE,
     CLIP_MEAN,
     CLIP_STD,
+    DETECTION,
     FOLDER,
     GREY,
     IMAGENET_MEAN,
@@ -34,6 +37,7 @@ from vivant.faces.encoders import (
     VISION,
 )
 from vivant.faces.eva import EvaVisual
+from vivant.faces.found import overlap
 from vivant.faces.parse import LABELS, BiSeNet
 from vivant.hub.converted import beside
 from vivant.pocket.avatars import (
@@ -368,6 +372,64 @@ class FinderTask:
         graph.write(folder / FOLDER / ANTELOPE / DETECTOR, outputs)
 
 
+class DetectorTask:
+    """RetinaFace with few channels, on the same photos at several sizes, by the losses of its paper."""
+
+    SIDES = (96, 160, 256)
+    HARD = 7
+    """Anchors without a face that count, for each with one."""
+
+    def __init__(self):
+        self.detector = RetinaFace(width=4, depths=(1, 1, 1, 1), channels=16)
+        self.networks, self.weights = (self.detector,), trainable(self.detector)
+
+    @staticmethod
+    def prepare(clip: Photo, rng: Any) -> dict[str, Any]:
+        """The picture, and where the face is in parts of its side."""
+        return {"pixels": clip.pixels, "points": clip.points, "box": clip.box}
+
+    def losses(self, batch: Batch, draws: Draws, dtype: torch.dtype) -> dict[str, Float[Tensor, " b"]]:
+        """Cross entropy of faces and of the hardest places without, absolute errors of boxes and points."""
+        side = self.SIDES[int(batch["n"][0]) // len(batch["n"]) % len(self.SIDES)]
+        pixels = F.interpolate(planes(batch["pixels"]), (side, side), mode="bilinear", antialias=True)
+        offsets = self.detector(pixels.flip(1) - pixels.new_tensor(MEAN)[:, None, None])
+        places = anchors(side, side).float()
+        corners = torch.cat([places[:, :2] - places[:, 2:] / 2, places[:, :2] + places[:, 2:] / 2], dim=1)
+        box, points = batch["box"] * side, batch["points"] * side
+        has = box[:, 2] > box[:, 0]
+        shared = overlap(box, corners)
+        best = F.one_hot(shared.argmax(1), len(places)).bool()
+        near = ((shared > 0.35) | best) & has[:, None]
+        entropy = -offsets.scores.float().clamp(min=1e-6).log()
+        wrong = entropy[..., 0].masked_fill(near, 0.0)
+        num = (near.sum(1) * self.HARD).clamp(min=20, max=len(places) // 2)
+        rank = wrong.detach().argsort(1, descending=True).argsort(1)
+        hard = (rank < num[:, None]) & ~near & ((shared < 0.3) | ~has[:, None])
+        weight = near / near.sum(1, keepdim=True).clamp(min=1)
+        found = (entropy[..., 1] * weight).sum(1) + (wrong * hard).sum(1) / near.sum(1).clamp(min=1)
+        middle, sides = (box[:, :2] + box[:, 2:]) / 2, (box[:, 2:] - box[:, :2]).clamp(min=1)
+        goal = torch.cat(
+            [
+                (middle[:, None] - places[:, :2]) / places[:, 2:] / VARIANCES[0],
+                (sides[:, None] / places[:, 2:]).log() / VARIANCES[1],
+            ],
+            dim=2,
+        )
+        boxes = F.smooth_l1_loss(offsets.boxes.float(), goal, reduction="none").mean(2).mul(weight).sum(1)
+        goal = (points[:, None] - places[:, None, :2]) / places[:, None, 2:] / VARIANCES[0]
+        marks = F.smooth_l1_loss(offsets.points.float(), goal.flatten(2), reduction="none").mean(2).mul(weight).sum(1)
+        return {"loss": found + 2 * boxes + marks, "scores": found, "box": boxes, "points": marks}
+
+    def show(self, folder: Path, step: int) -> None:
+        """The log has the errors."""
+
+    def export(self, folder: Path) -> None:
+        """Under the published names."""
+        (folder / FOLDER).mkdir(parents=True, exist_ok=True)
+        state = {f"module.{name}": value.detach().clone() for name, value in self.detector.state_dict().items()}
+        save_file(state, beside(folder / FOLDER / DETECTION))
+
+
 # ------------------------------------------------------------------------------------------------------- parsing
 
 SEEN_AS = {"ground": "background", "face": "skin", "hair": "hair", "neck": "neck", "cloth": "cloth"}
@@ -438,12 +500,13 @@ def settings(steps: int, batch: int, rate: float, seed: int) -> Settings:
 RUNS: Mapping[str, Any] = {
     "identity": (IdentityTask, AvatarClips(16384, 1), settings(2500, 48, 1.5e-3, 12)),
     "finder": (FinderTask, Photos(8192), settings(1200, 32, 2e-3, 13)),
+    "detector": (DetectorTask, Photos(8192, 128), settings(1200, 16, 3e-3, 15)),
     "parser": (ParserTask, Crops(2048), settings(300, 6, 3e-3, 14)),
 }
 
 
 def main(folder: Path, names: Sequence[str]) -> None:
-    """Train what is named, or all, resuming what was begun."""
+    """Train what is named, or all, resuming what was begun; all files come together in `folder`."""
     for name in names or RUNS:
         task, source, numbers = RUNS[name]
 
@@ -452,7 +515,8 @@ def main(folder: Path, names: Sequence[str]) -> None:
                 print(name, at.step, {key: round(value, 3) for key, value in at.values.items()}, flush=True)
 
         torch.manual_seed(numbers.seed)
-        print(train(task(), source, numbers, folder / name, resume=True, on_step=say))
+        exported = train(task(), source, numbers, folder / name, resume=True, on_step=say)
+        shutil.copytree(exported / FOLDER, folder / FOLDER, dirs_exist_ok=True)
 
 
 if __name__ == "__main__":

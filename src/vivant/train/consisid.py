@@ -91,12 +91,28 @@ class ConsisidLoss:
 
 
 def new_transformer(**config: Any) -> ConsisIDTransformer3DModel:
-    """A network with random weights whose blocks change nothing yet: their gates are zero, and so is the result."""
+    """A network with random weights whose blocks change nothing yet: their gates are zero, and so is the result.
+
+    A table of places, where it has one, holds sines and cosines; it does not learn.
+    """
     network = ConsisIDTransformer3DModel(**config)
+    table, c = network.patch_embed.pos_embedding, network.settings
+    if table is not None:
+        table[0, c.max_text_seq_length :] = waves(c.grid, c.num_channels)
     for name, p in network.named_parameters():
         if name.startswith("proj_out.") or re.fullmatch(r".*(norm1|norm2|norm_out)\.linear\.(weight|bias)", name):
             torch.nn.init.zeros_(p)
     return network
+
+
+def waves(grid: tuple[int, int, int], num_channels: int) -> Float[Tensor, "n c"]:
+    """Sines and cosines of frame, row and column, a third of the channels each; what remains is zero."""
+    half = num_channels // 6
+    speeds = 100 ** -(torch.arange(half) / half)
+    axes = torch.meshgrid(*(torch.arange(side).float() for side in grid), indexing="ij")
+    angles = torch.cat([axis[..., None] * speeds for axis in axes], dim=-1).flatten(0, 2)
+    table = torch.cat([angles.sin(), angles.cos()], dim=1)
+    return F.pad(table, (0, num_channels - table.shape[1]))
 
 
 @dataclass(frozen=True, eq=False)

@@ -155,6 +155,7 @@ def train_t5_tokenizer(captions: Iterable[str], folder: Path, length: int, num_t
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(captions),
         model_prefix=str(folder / "spiece"),
+        model_type="bpe",  # T5's own kind, unigram, finds no whole words in few captions
         vocab_size=num_tokens,
         hard_vocab_limit=False,
         byte_fallback=False,
