@@ -33,13 +33,16 @@ if TYPE_CHECKING:
     from vivant.schedulers import CogVideoXDPMScheduler as CogVideoXDPMScheduler
     from vivant.schedulers import DDIMScheduler as DDIMScheduler
     from vivant.schedulers import DDPMScheduler as DDPMScheduler
+    from vivant.schedulers import DPMSolver2SAncestralScheduler as DPMSolver2SAncestralScheduler
     from vivant.schedulers import DPMSolverMultistepScheduler as DPMSolverMultistepScheduler
+    from vivant.schedulers import DPMSolverSinglestepScheduler as DPMSolverSinglestepScheduler
     from vivant.schedulers import EulerAncestralDiscreteScheduler as EulerAncestralDiscreteScheduler
     from vivant.schedulers import EulerDiscreteScheduler as EulerDiscreteScheduler
     from vivant.schedulers import HeunDiscreteScheduler as HeunDiscreteScheduler
     from vivant.schedulers import LCMScheduler as LCMScheduler
     from vivant.schedulers import LMSDiscreteScheduler as LMSDiscreteScheduler
     from vivant.schedulers import PNDMScheduler as PNDMScheduler
+    from vivant.schedulers import TCDScheduler as TCDScheduler
     from vivant.schedulers import UniPCMultistepScheduler as UniPCMultistepScheduler
     from vivant.vae.image import AutoencoderKL as AutoencoderKL
     from vivant.vae.video import AutoencoderKLCogVideoX as AutoencoderKLCogVideoX
@@ -58,7 +61,9 @@ _HOMES = {
     "ConsisIDTransformer3DModel": "vivant.consisid.transformer",
     "DDIMScheduler": "vivant.schedulers",
     "DDPMScheduler": "vivant.schedulers",
+    "DPMSolver2SAncestralScheduler": "vivant.schedulers",
     "DPMSolverMultistepScheduler": "vivant.schedulers",
+    "DPMSolverSinglestepScheduler": "vivant.schedulers",
     "DiffusionPipeline": "vivant.pipelines.base",
     "EulerAncestralDiscreteScheduler": "vivant.schedulers",
     "EulerDiscreteScheduler": "vivant.schedulers",
@@ -78,6 +83,7 @@ _HOMES = {
     "PNDMScheduler": "vivant.schedulers",
     "Portrait": "vivant.api.portrait",
     "Result": "vivant.api.result",
+    "TCDScheduler": "vivant.schedulers",
     "UNet2DConditionModel": "vivant.pia.unet",
     "UNetMotionModel": "vivant.pia.unet",
     "UniPCMultistepScheduler": "vivant.schedulers",

@@ -165,7 +165,7 @@ def load_json(path: Path) -> dict[str, Any]:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise LoadError("E-FILE-MISSING", f"{path.name} is missing in {path.parent}.") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise LoadError("E-JSON-BROKEN", f"{path} is not valid JSON: {error}.") from None
     if not isinstance(value, dict):
         raise LoadError("E-JSON-BROKEN", f"{path} holds a {type(value).__name__}, not an object.")

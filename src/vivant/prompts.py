@@ -1,9 +1,11 @@
 """Encoded prompts: their shapes, and the form in which diffusers shows them to callbacks."""
 
+from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from einops import rearrange
+from einops import rearrange, repeat
 from jaxtyping import Float
 from torch import Tensor
 
@@ -24,6 +26,10 @@ class Prompts:
     positive: Float[Tensor, "b m d"]
     negative: Float[Tensor, "b m d"] | None = None
     per_frame: bool = False
+
+    def num_clips(self, num_frames: int) -> int:
+        """How many clips of that many frames these prompts are for."""
+        return self.positive.shape[0] // (num_frames if self.per_frame else 1)
 
     def stacked(self, num_evaluations: int) -> Float[Tensor, "n m d"]:
         """The text of every evaluation: the positive prompt comes last."""
@@ -95,6 +101,35 @@ def exchange_negative(prompts: Prompts, negative: Float[Tensor, "n m d"], num_fr
 def broadcast(embeds: Float[Tensor, "k m d"], batch: int, num_videos: int) -> Float[Tensor, "b m d"]:
     """Rows for every clip: one row is for all prompts, and every prompt is repeated for its videos."""
     return embeds.expand(batch, -1, -1).repeat_interleave(num_videos, dim=0)
+
+
+def travelling(
+    positive: Float[Tensor, "n m d"],
+    negative: Float[Tensor, "n m d"] | None,
+    stops: Sequence[int],
+    num_frames: int,
+    num_videos: int,
+) -> Prompts:
+    """Prompts for every frame: interpolated between two stops, constant before the first and after the last.
+
+    Args:
+        positive: embeddings of the prompts of every clip at every stop, `(b k) m d`.
+        negative: the same for the negative prompt; only that at the first stop is read.
+        stops: k frames in rising order.
+        num_frames: length of the clips.
+        num_videos: clips for each prompt.
+    """
+    keyed = repeat(positive, "(b k) m d -> (b v) k m d", k=len(stops), v=num_videos)
+    lower = [max(bisect_right(stops, i) - 1, 0) for i in range(num_frames)]
+    upper = [min(bisect_right(stops, i), len(stops) - 1) for i in range(num_frames)]
+    legs = [(i - stops[a], stops[b] - stops[a]) for i, (a, b) in enumerate(zip(lower, upper, strict=True))]
+    share = torch.tensor([done / leg if leg else 0.0 for done, leg in legs], device=keyed.device).to(keyed.dtype)
+    between = torch.lerp(keyed[:, lower], keyed[:, upper], rearrange(share, "f -> f 1 1"))
+    frames = rearrange(between, "b f m d -> (b f) m d")
+    if negative is None:
+        return Prompts(frames, None, per_frame=True)
+    first = rearrange(negative, "(b k) m d -> b k m d", k=len(stops))[:, 0]
+    return Prompts(frames, repeat(first, "b m d -> (b v f) m d", v=num_videos, f=num_frames), per_frame=True)
 
 
 def check_prompts(prompt: object, negative: object, embeds: Tensor | None, negative_embeds: Tensor | None) -> None:

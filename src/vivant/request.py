@@ -15,11 +15,15 @@ from typing import Any, ClassVar, Literal, Self, TypeGuard, cast, get_args
 from vivant.config import as_python
 from vivant.errors import InputError
 from vivant.freeinit import FreeInit
-from vivant.pia.affinity import Motion, curve, parse
+from vivant.pia.affinity import Motion, curve, nearest, parse
 from vivant.pia.freeu import FreeU
+from vivant.pia.windows import Windows
+from vivant.text.prompt import PromptSyntax, check_syntax, check_weights
 
 Fit = Literal["crop", "pad", "stretch"]
 FITS = get_args(Fit)
+Travel = Mapping[int, str | Sequence[str]] | Sequence[tuple[int, str | Sequence[str]]]
+"""Prompts by frames: one sentence, or one for each clip."""
 MAX_SIDE = 8192
 MAX_SEED = 2**64 - 1
 # Far beyond what any model takes. A recipe may come from a stranger, and even a list of numbers can fill a memory.
@@ -72,6 +76,11 @@ class _Request:
                 )
         return cls(**values)
 
+    @property
+    def num_prompts(self) -> int:
+        """How many prompts there are for a batch."""
+        return len(texts(cast(Any, self).prompt))
+
     def fields(self) -> dict[str, Any]:
         """Every field as it is; `build` is its inverse."""
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(cast(Any, self))}
@@ -106,11 +115,17 @@ class PIARequest(_Request):
 
     Attributes:
         prompt: a sentence, or one for each clip.
+        prompt_travel: prompts at further frames, ``{32: "…"}``; between two of them their embeddings are interpolated,
+            before the first and after the last one nothing changes. `prompt`, unless empty, is the one at frame 0. Kept
+            as pairs in the order of frames.
         negative_prompt: what to avoid; read only with guidance. None is the empty prompt.
         motion: a name such as ``"animate:small"``, its number 0 to 8, or a free curve of one affinity a frame; kept
             as the name or as a tuple.
         cond_frame: the frame that is the given picture.
+        keyframes: the frames that further pictures belong to, in rising order; every frame sees the picture that is
+            nearest to it, of two the earlier one.
         num_frames: length of the clip, in frames.
+        windows: how a clip is made that is longer than the motion modules were trained for, or None: all at once.
         height, width: size in pixels, multiples of 8. None is the model's own size.
         fit: how a picture of another shape is brought to that size.
         num_inference_steps: denoising steps (of each FreeInit iteration).
@@ -119,6 +134,8 @@ class PIARequest(_Request):
         strength: how far to move from the picture: 1 starts from noise, less starts from the noised picture.
         eta: share of fresh noise, for the solvers that have one (DDIM).
         clip_skip: how many last layers of the text encoder to leave out.
+        prompt_syntax: ``"weighted"`` reads `(word:1.3)`, `[word]`, `BREAK` and prompts of any length; ``"plain"`` takes
+            every character as text and cuts what CLIP does not read. See `vivant.text.encode`.
         num_videos_per_prompt: n clips for each prompt; output index is ``b * n + k``.
         seed: seed of the noise, or one for each clip; -1 draws one and records it.
         free_init: settings of FreeInit, or None.
@@ -127,10 +144,13 @@ class PIARequest(_Request):
     """
 
     prompt: str | Sequence[str] = ""
+    prompt_travel: Travel | None = None
     negative_prompt: str | Sequence[str] | None = None
     motion: Motion = "animate:small"
     cond_frame: int = 0
+    keyframes: Sequence[int] = ()
     num_frames: int = 16
+    windows: Windows | None = None
     height: int | None = None
     width: int | None = None
     fit: Fit = "crop"
@@ -140,13 +160,14 @@ class PIARequest(_Request):
     strength: float = 1.0
     eta: float = 0.0
     clip_skip: int | None = None
+    prompt_syntax: PromptSyntax = "weighted"
     num_videos_per_prompt: int = 1
     seed: int | Sequence[int] = -1
     free_init: FreeInit | None = None
     freeu: FreeU | None = None
     fps: float = 8.0
 
-    _parts: ClassVar[Mapping[str, type]] = {"free_init": FreeInit, "freeu": FreeU}
+    _parts: ClassVar[Mapping[str, type]] = {"windows": Windows, "free_init": FreeInit, "freeu": FreeU}
 
     def __post_init__(self):
         self._check_shared()
@@ -166,13 +187,50 @@ class PIARequest(_Request):
             )
         if self.fit not in FITS:
             raise InputError("E-FIT", f"fit is {self.fit!r}.", "", f"Choose one of {', '.join(FITS)}.")
+        check_syntax(self.prompt_syntax)
         object.__setattr__(self, "motion", parse(self.motion))
-        curve(self.motion, self.num_frames, self.cond_frame)
+        if not isinstance(self.keyframes, list | tuple):
+            raise InputError("E-KEYFRAME", f"keyframes is {self.keyframes!r}.", "", "Give a list of frames.")
+        curve(self.motion, self.num_frames, self.cond_frame, self.keyframes)
+        object.__setattr__(self, "keyframes", tuple(sorted(self.keyframes)))
+        object.__setattr__(self, "prompt_travel", _travel(self.prompt_travel, self.num_frames))
+        if 0 in self._travelled and any(texts(self.prompt)):
+            raise InputError(
+                "E-PROMPT-TWICE",
+                "Both prompt and prompt_travel at frame 0 are given.",
+                "prompt is the one at frame 0.",
+                "Give one of them.",
+            )
+        _ = self.num_prompts
+        if self.prompt_syntax == "weighted":
+            for prompt in (*self.prompts_at.values(), self.prompt, self.negative_prompt):
+                for text in texts(prompt):
+                    check_weights(text)
 
     @property
     def affinity(self) -> tuple[float, ...]:
         """The motion as one coefficient a frame."""
-        return curve(self.motion, self.num_frames, self.cond_frame)
+        return curve(self.motion, self.num_frames, self.cond_frame, self.keyframes)
+
+    @property
+    def nearest(self) -> tuple[int, ...]:
+        """For every frame its picture: 0 is the one at `cond_frame`, then come those of the keyframes."""
+        return nearest(self.num_frames, (self.cond_frame, *self.keyframes))
+
+    @property
+    def _travelled(self) -> dict[int, str | Sequence[str]]:
+        return dict(cast(Any, self.prompt_travel or ()))
+
+    @property
+    def prompts_at(self) -> dict[int, str | Sequence[str]]:
+        """The prompts by the frames that they stand at, in their order; at 0 alone where nothing changes."""
+        first = {} if self.prompt_travel and not any(texts(self.prompt)) else {0: self.prompt}
+        return {**first, **self._travelled}
+
+    @property
+    def num_prompts(self) -> int:
+        """How many prompts there are for a batch, at any of the frames (E-BATCH)."""
+        return batch_size(**{f"prompt at frame {i}": len(texts(text)) for i, text in self.prompts_at.items()})
 
     @property
     def needs_negative(self) -> bool:
@@ -226,6 +284,29 @@ class ConsisIDRequest(_Request):
     def needs_negative(self) -> bool:
         """Whether guidance reads the negative prompt."""
         return self.guidance_scale > 1
+
+
+def _travel(value: object, num_frames: int) -> tuple[tuple[int, Any], ...] | None:
+    """Prompts at frames in their one spelling, from a mapping or from pairs (E-TRAVEL)."""
+    pairs: Any = list(value.items()) if isinstance(value, Mapping) else value
+    if pairs is None or pairs == [] or pairs == ():
+        return None
+    if not isinstance(pairs, list | tuple) or not all(isinstance(p, list | tuple) and len(p) == 2 for p in pairs):
+        raise InputError("E-TRAVEL", f"prompt_travel is {value!r}.", "", 'Give prompts by frames, such as {32: "…"}.')
+    stops: dict[int, Any] = {}
+    for frame, text in pairs:
+        frame = as_python(frame)
+        if not _is_whole(frame) or not 0 <= frame < num_frames:
+            raise InputError(
+                "E-TRAVEL",
+                f"prompt_travel has a prompt at {frame!r}, which is not a frame of this clip.",
+                f"Its frames are 0 to {num_frames - 1}.",
+            )
+        if frame in stops:
+            raise InputError("E-TRAVEL", f"prompt_travel has two prompts at frame {frame}.", "", "Give one.")
+        check_text(f"prompt_travel at frame {frame}", text)
+        stops[frame] = text if isinstance(text, str) else tuple(text)
+    return tuple(sorted(stops.items()))
 
 
 def texts(value: str | Sequence[str] | None) -> list[str]:

@@ -14,16 +14,16 @@ LAYERS = (
     (
         "parts",
         {
-            *("attention", "denoise", "freeinit", "fused", "guidance", "hub", "media", "placement", "rng", "solvers"),
-            *("faces", "pocket", "text", "upsample", "vae"),
+            *("attention", "denoise", "freeinit", "fused", "guidance", "hub", "lora", "media", "placement", "rng"),
+            *("faces", "pocket", "solvers", "text", "upsample", "vae", "vision"),
             # What a request holds of PIA: plain values that know nothing of its networks.
-            *("pia.affinity", "pia.freeu"),
+            *("pia.affinity", "pia.freeu", "pia.windows"),
         },
     ),
     ("requests", {"prompts", "request"}),
     ("models", {"consisid", "pia"}),
     ("facade", {"callbacks", "pipelines", "schedulers", "utils"}),
-    ("one call each", {"api", "preflight"}),
+    ("one call each", {"api", "convert", "preflight"}),
     ("training", {"train"}),
     ("measuring", {"evaluate"}),
     ("command line", {"cli"}),

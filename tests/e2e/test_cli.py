@@ -25,6 +25,7 @@ from vivant.cli.screen import Code
 from vivant.freeinit import FreeInit
 from vivant.media.recipe import read_recipe
 from vivant.media.video import probe, read_clip
+from vivant.pia.windows import Windows
 from vivant.request import NEGATIVE_PROMPT, PIARequest
 
 # ---------------------------------------------------------------------------------------------------------- making
@@ -100,7 +101,15 @@ def test_prompts_that_must_work(animate: Vivant, prompt: str):
     ran = animate("--json", "--steps", "1", "--frames", "2", prompt=prompt)
     assert ran.code == Code.OK, ran.out
     assert ran.json["recipe"]["request"]["prompt"] == prompt
-    assert any("W-PROMPT-TRUNCATED" in text for text in ran.json["warnings"]) == (len(prompt) > 1000)
+    notes = ran.json["report"]["notes"]
+    assert any("tokens, read in" in text for text in notes) == (len(prompt) > 1000)
+    assert not any("W-PROMPT-TRUNCATED" in text for text in notes)
+
+
+def test_a_long_prompt_is_cut_only_in_plain_syntax(animate: Vivant):
+    ran = animate("--json", "--steps", "1", "--frames", "2", "--prompt-syntax", "plain", prompt="cat " * 100)
+    assert any("W-PROMPT-TRUNCATED" in text for text in ran.json["warnings"])
+    assert ran.json["recipe"]["request"]["prompt_syntax"] == "plain"
 
 
 @pytest.mark.parametrize("seed", [0, 2**63, -1])
@@ -117,6 +126,15 @@ EVERY = {
     "negative_prompt": (["--negative-prompt", "dark"], "dark"),
     "motion": (["--motion", "5"], "loop:large"),
     "cond_frame": (["--cond-frame", "2"], 2),
+    "prompt_travel": (["--at", "3=dog = cat", "--at", "2=bird"], ((2, "bird"), (3, "dog = cat"))),
+    "keyframes": (["--keyframe", "4=photo.png", "--keyframe", "2=photo.png"], (2, 4)),
+    "windows": (
+        [
+            *("--window-length", "4", "--window-stride", "1", "--window-weights", "uniform"),
+            *("--window-noise", "freenoise", "--window-closed"),
+        ],
+        dataclasses.asdict(Windows(4, 1, "uniform", "freenoise", True)),
+    ),
     "num_frames": (["--frames", "3"], 3),
     "height": (["--size", "80x56"], 56),
     "width": (["--size", "80x56"], 80),
@@ -127,6 +145,7 @@ EVERY = {
     "strength": (["--strength", "0.5"], 0.5),
     "eta": (["--eta", "0.25"], 0.25),
     "clip_skip": (["--clip-skip", "1"], 1),
+    "prompt_syntax": (["--prompt-syntax", "plain"], "plain"),
     "num_videos_per_prompt": (["--num-videos", "3"], 3),
     "seed": (["--seed", "9"], 9),
     "free_init": (
@@ -142,7 +161,7 @@ EVERY = {
 NOT_OF_THE_REQUEST = {
     *("photo", "output", "overwrite", "enlarge", "json", "size"),
     *("base", "motion_adapter", "numerics", "dtype", "device", "compile", "variant", "revision", "adapter_revision"),
-    *("cache_dir", "offline", "residency"),
+    *("cache_dir", "offline", "residency", "loras", "embeddings", "sampler", "vae", "config"),
 }
 
 
@@ -153,8 +172,9 @@ def option_names() -> set[str]:
 
 def test_the_options_are_the_fields_of_the_request():
     fields = {field.name for field in dataclasses.fields(PIARequest)}
-    passes = {f"free_init_{field.name}" for field in dataclasses.fields(FreeInit)}
-    assert option_names() - NOT_OF_THE_REQUEST == fields | passes
+    parts = {"free_init": FreeInit, "windows": Windows}
+    inner = {f"{name}_{field.name}" for name, part in parts.items() for field in dataclasses.fields(part)}
+    assert option_names() - NOT_OF_THE_REQUEST == fields | inner
     assert EVERY.keys() == fields
 
 
@@ -162,23 +182,23 @@ def test_the_options_are_the_fields_of_the_request():
 def test_every_field_is_reached(animate: Vivant, monkeypatch: pytest.MonkeyPatch, field: str):
     asked: list[dict[str, Any]] = []
 
-    def stop(self: Any, image: Any, *, progress: Any, cancel: Any, **fields: Any) -> Any:
-        asked.append(PIARequest(**fields).to_json())
+    def stop(self: Any, image: Any, *, keyframes: Any, progress: Any, cancel: Any, **fields: Any) -> Any:
+        asked.append(PIARequest(**fields, keyframes=tuple(keyframes)).to_json())
         raise vivant.Cancelled("E-CANCELLED", "Enough is known.")
 
     monkeypatch.setattr(vivant.api.animator.Animator, "animate", stop)
     args, value = EVERY[field]
     animate(*args)
-    assert asked[0][field] == value
+    assert asked[0][field] == (list(value) if isinstance(value, tuple) else value)
 
 
 def test_defaults_are_the_requests_own():
     defaults = {name: p.default for name, p in inspect.signature(animate_options.animate).parameters.items()}
     request = PIARequest()
-    depends_on_the_model = ("num_frames", "guidance_scale")
-    assert [defaults[name] for name in depends_on_the_model] == [None, None]
+    depends_on_the_model = ("num_frames", "guidance_scale", "num_inference_steps", "eta")
+    assert [defaults[name] for name in depends_on_the_model] == [None] * 4
     for field in dataclasses.fields(PIARequest):
-        if field.name not in ("prompt", "free_init", "seed", *depends_on_the_model):
+        if field.name not in ("prompt", "keyframes", "free_init", "seed", *depends_on_the_model):
             assert defaults[field.name] == getattr(request, field.name), field.name
     assert animate_options.seed_of(defaults["seed"]) == request.seed
     assert not defaults["free_init"]

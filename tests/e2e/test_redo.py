@@ -53,6 +53,14 @@ def test_redo_without_guidance(animate: Vivant, redo: Vivant):
     assert probe("b.webp").num_frames == 5
 
 
+def test_brackets_of_older_recipes_are_brackets(animate: Vivant, redo: Vivant):
+    animate("--steps", "1", "--prompt-syntax", "plain", prompt="a (cat:1.9) in a field", output="a.apng")
+    _edit("a.apng", lambda recipe: recipe["request"].pop("prompt_syntax"))
+    assert redo("a.apng.json").json["same"]
+    _edit("a.apng", lambda recipe: recipe["request"].update(prompt_syntax="weighted"))
+    assert not redo("a.apng.json", "-o", "b.apng").json["same"]
+
+
 def test_redo_tells_that_frames_differ(animate: Vivant, redo: Vivant):
     animate("--steps", "1", output="a.gif")
     _edit("a.gif", lambda recipe: recipe["request"].update(seed=8))

@@ -50,13 +50,49 @@ def test_what_is_said_is_kept(capsys):
     assert np.array_equal(read_clip("a.gif")[0], read_clip("a-redo.gif")[0])
 
 
+def test_sixty_four_frames_with_a_turn_and_a_second_picture(capsys, folder):
+    """Longer than the positions: made in windows, which is said; and made again from the recipe."""
+    Image.open("photo.png").transpose(Image.Transpose.FLIP_LEFT_RIGHT).save("mirror.png")
+    more = ["--frames", "64", "--steps", "1", "--guidance", "1", "--at", "40=pan left", "--keyframe", "48=mirror.png"]
+    assert main(["animate", "photo.png", "pan right", "-o", "a.gif", *QUICK, *more]) == 0
+    said = capsys.readouterr().err
+    assert "Animating: 64 frames of 64 x 64 in 7 windows" in said
+    assert "Note: 64 frames are made in 7 windows of 16" in said
+    frames, _ = read_clip("a.gif")
+    assert frames.shape == (64, 64, 64, 3)
+    recipe = read_recipe("a.gif")
+    assert recipe["request"]["windows"]["length"] == 16
+    assert recipe["request"]["prompt_travel"] == [[40, "pan left"]]
+    assert recipe["request"]["keyframes"] == [48]
+    assert len(recipe["image"]["keyframes"][0]["digests"]) == 1
+    assert main(["redo", "a.gif", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["same"] is True
+    Image.open("mirror.png").transpose(Image.Transpose.FLIP_TOP_BOTTOM).save("mirror.png")
+    assert main(["redo", "a.gif", "--json", "--overwrite"]) == 2
+    assert json.loads(capsys.readouterr().out)["error"]["code"] == "E-REDO-IMAGE"
+    given = ["--image", "photo.png", "--image", "mirror.png"]
+    assert main(["redo", "a.gif", "--json", "--overwrite", *given]) == 2
+    assert json.loads(capsys.readouterr().out)["error"]["code"] == "E-REDO-IMAGE"
+
+
 @pytest.mark.parametrize(
     ("more", "code"),
     [
         (["--motion-adapter", "x"], "E-BASE-NONE"),
         (["--enlarge", "0"], "E-ENLARGE"),
         (["--enlarge", "17"], "E-ENLARGE"),
-        (["--frames", "33"], "E-FRAMES-MAX"),
+        (["--frames", "33", "--no-windows"], "E-FRAMES-MAX"),
+        (["--frames", "64", "--window-length", "33"], "E-FRAMES-MAX"),
+        (["--no-windows", "--window-length", "8"], "E-WINDOWS-OFF"),
+        (["--window-stride", "17"], "E-WINDOWS-STRIDE"),
+        (["--at", "zoom out"], "E-TRAVEL"),
+        (["--at", "2=a", "--at", "2=b"], "E-TRAVEL"),
+        (["--at", "8=zoom out"], "E-TRAVEL"),
+        (["--keyframe", "2"], "E-KEYFRAME"),
+        (["--keyframe", "0=photo.png"], "E-KEYFRAME"),
+        (["--keyframe", "2=photo.png", "--motion", "loop:small"], "E-KEYFRAME-LOOP"),
+        (["--keyframe", "2=none.png"], "E-IMAGE-MISSING"),
+        (["--keyframe", "2=a.gif"], "E-IMAGE-MISSING"),
         (["--guidance", "1", "--negative-prompt", "ugly"], "E-NEGATIVE-UNUSED"),
     ],
 )

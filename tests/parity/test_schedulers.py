@@ -24,18 +24,28 @@ SHAPE = (2, 4, 3, 5, 6)
 LIN = {"beta_schedule": "linear", "beta_start": 0.00085, "beta_end": 0.012}
 SCALED = {**LIN, "beta_schedule": "scaled_linear"}
 COSINE_KARRAS = {"beta_schedule": "squaredcos_cap_v2", "use_karras_sigmas": True}
-NAMES = sorted(SCHEDULERS)
+NAMES = sorted(SCHEDULERS.keys() - {"DPMSolver2SAncestralScheduler"})  # diffusers lacks it
 # These compute as the reference on request only, with betas of one kind; test_cogvideox.py has the rest.
 PORTED = {"CogVideoXDDIMScheduler", "CogVideoXDPMScheduler"}
 NOISE = {name: SCALED if name in PORTED else LIN for name in NAMES}
-PLAIN = {"DDIMScheduler", "DDPMScheduler", "PNDMScheduler", "LCMScheduler", *PORTED}
+PLAIN = {"DDIMScheduler", "DDPMScheduler", "PNDMScheduler", "LCMScheduler", "TCDScheduler", *PORTED}
 INEXACT = {"LMSDiscreteScheduler", "UniPCMultistepScheduler"}
+UNSPACED = {"DPMSolverSinglestepScheduler"}
 VARIANTS: list[tuple[str, dict[str, Any]]] = [
     *((name, dict(NOISE[name])) for name in NAMES),
-    *((name, {**NOISE[name], "timestep_spacing": "leading", "steps_offset": 1}) for name in NAMES),
-    *((name, {**NOISE[name], "timestep_spacing": "trailing", "prediction_type": "v_prediction"}) for name in NAMES),
+    *(
+        (name, {**NOISE[name], "timestep_spacing": "leading", "steps_offset": 1})
+        for name in NAMES
+        if name not in UNSPACED
+    ),
+    *(
+        (name, {**NOISE[name], "timestep_spacing": "trailing", "prediction_type": "v_prediction"})
+        for name in NAMES
+        if name not in UNSPACED
+    ),
     ("PNDMScheduler", {**LIN, "skip_prk_steps": True}),
     ("DPMSolverMultistepScheduler", {**LIN, "algorithm_type": "sde-dpmsolver++", "use_karras_sigmas": True}),
+    ("DPMSolverSinglestepScheduler", {**LIN, "algorithm_type": "sde-dpmsolver++", "use_karras_sigmas": True}),
     ("EulerDiscreteScheduler", {**LIN, "use_karras_sigmas": True, "rescale_betas_zero_snr": True}),
     ("DDIMScheduler", {**LIN, "rescale_betas_zero_snr": True}),
 ]
@@ -123,8 +133,9 @@ def test_before_there_is_a_schedule(name, config):
     ],
     ids=str,
 )
-def test_steps_of_lcm(run):
-    ours, theirs = twins("LCMScheduler", {})
+@pytest.mark.parametrize("name", ["LCMScheduler", "TCDScheduler"])
+def test_steps_of_distilled_networks(name, run):
+    ours, theirs = twins(name, {})
     for scheduler in (ours, theirs):
         scheduler.set_timesteps(**run)
     assert ours.timesteps.tolist() == theirs.timesteps.tolist()
@@ -132,6 +143,14 @@ def test_steps_of_lcm(run):
     for one, other in zip(trajectory(ours, 0)[0], trajectory(theirs, 0)[0], strict=True):
         assert torch.equal(one, other)
     assert ours.config.original_inference_steps == 50
+
+
+def test_steps_beyond_those_that_tcd_is_said_to_be_distilled_on():
+    ours, theirs = twins("TCDScheduler", {})
+    with pytest.raises(ValueError, match="original_inference_steps"):
+        theirs.set_timesteps(30, original_inference_steps=20)
+    with pytest.raises(InputError, match="E-SOLVER-STEPS"):
+        ours.set_timesteps(30, original_inference_steps=20)
 
 
 def test_reference_ends_custom_timesteps_of_lcm_in_noise():
@@ -147,6 +166,21 @@ def test_reference_ends_custom_timesteps_of_lcm_in_noise():
     assert torch.equal(clean, their_clean)
     assert torch.equal(x_next, clean)
     assert not torch.equal(their_next, their_clean)
+
+
+def test_reference_tells_no_clean_sample_of_tcd():
+    """What it gives beside the next state is the state below it; a preview of the clip needs the clean one."""
+    ours, theirs = twins("TCDScheduler", {})
+    x = noise(*SHAPE)
+    for scheduler in (ours, theirs):
+        scheduler.set_timesteps(4)
+    t = ours.timesteps[1]
+    found = ours.step(x, t, x, eta=0.0)
+    their = theirs.step(x, t, x, eta=0.0)
+    assert not hasattr(their, "pred_original_sample")
+    assert torch.equal(found.prev_sample, their.pred_noised_sample)
+    abar = theirs.alphas_cumprod[t]
+    assert_parity(found.pred_original_sample, (x - (1 - abar) ** 0.5 * x) / abar**0.5)
 
 
 @pytest.mark.parametrize("name", sorted(set(NAMES) - {"PNDMScheduler", "LMSDiscreteScheduler"}))
@@ -323,7 +357,7 @@ def test_arguments_have_the_names_order_and_defaults_of_the_reference(name):
     for method in ("step", "add_noise"):
         found, expected = (inspect.signature(getattr(cls, method)).parameters.values() for cls in (ours, theirs))
         assert [(p.name, p.default) for p in found] == [(p.name, p.default) for p in expected]
-    if name == "LCMScheduler":  # the one with steps of its own
+    if name in ("LCMScheduler", "TCDScheduler"):  # these have steps of their own
         assert list(inspect.signature(ours.set_timesteps).parameters) == list(
             inspect.signature(theirs.set_timesteps).parameters
         )
@@ -343,6 +377,7 @@ CHOSEN: dict[str, dict[str, Any]] = {
     "DDIMScheduler": {"clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1},
     "DDPMScheduler": {"variance_type": "fixed_large", "thresholding": True},
     "DPMSolverMultistepScheduler": {"solver_type": "heun", "solver_order": 3, "use_karras_sigmas": True},
+    "DPMSolverSinglestepScheduler": {"algorithm_type": "sde-dpmsolver++", "solver_order": 3, "use_karras_sigmas": True},
     "EulerAncestralDiscreteScheduler": {"timestep_spacing": "trailing"},
     "EulerDiscreteScheduler": {
         "interpolation_type": "linear",
@@ -353,6 +388,7 @@ CHOSEN: dict[str, dict[str, Any]] = {
     "LCMScheduler": {"original_inference_steps": 40, "timestep_scaling": 5.0},
     "LMSDiscreteScheduler": {"use_karras_sigmas": True},
     "PNDMScheduler": {"skip_prk_steps": True, "steps_offset": 1},
+    "TCDScheduler": {"original_inference_steps": 40, "set_alpha_to_one": False},
     "UniPCMultistepScheduler": {"solver_type": "bh1", "disable_corrector": [0], "predict_x0": True},
 }
 

@@ -31,8 +31,16 @@ BETAS = {
 INEXACT = {"LMSDiscreteScheduler", "UniPCMultistepScheduler"}
 # What these cannot do in the reference.
 # The samplers of CogVideoX are in test_cogvideox.py: they agree with the reference on request only.
-NAMES = sorted(name for name in SCHEDULERS if not name.startswith("CogVideoX"))
+# One that diffusers lacks is compared with k-diffusion's formulas, below.
+NAMES = sorted(name for name in SCHEDULERS if name != "DPMSolver2SAncestralScheduler" and "CogVideoX" not in name)
 NO_SAMPLE = {"PNDMScheduler", "EulerAncestralDiscreteScheduler"}
+NO_SPACING = {"DPMSolverSinglestepScheduler"}
+
+
+def spaced(name: str, spacing: str | None = None, offset: int | None = None) -> dict[str, Any]:
+    """How timesteps are spaced, for schedulers that let it be chosen."""
+    fields = {"timestep_spacing": spacing, "steps_offset": offset}
+    return {} if name in NO_SPACING else {key: value for key, value in fields.items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -94,6 +102,8 @@ def ours(case: Case, solver: Solver, start: int = 0, dtype: torch.dtype = torch.
         x = first * solver.init_sigma(schedule)
     draw = lambda: torch.randn(SHAPE, generator=generator, dtype=dtype)  # noqa: E731
     options = {"rederive_eps" if k == "use_clipped_model_output" else k: v for k, v in case.step.items()}
+    if case.name == TCD:  # the default of the reference; solvers have 0, the default of pipelines
+        options.setdefault("eta", 0.3)
     carry, rows = None, []
     for i, step in enumerate(schedule):
         seen = step.model_input(x)
@@ -129,7 +139,7 @@ def check(case: Case, start: int = 0) -> None:
 PREDICTIONS, SPACINGS = ("epsilon", "v_prediction", "sample"), ("leading", "linspace", "trailing")
 # Nine of the 27 combinations for each solver, in which every pair of two choices occurs.
 SPACED = [
-    Case(name, {**BETAS[betas], "prediction_type": PREDICTIONS[p], "timestep_spacing": SPACINGS[(p + b) % 3]})
+    Case(name, {**BETAS[betas], "prediction_type": PREDICTIONS[p], **spaced(name, SPACINGS[(p + b) % 3])})
     for name, (b, betas), p in itertools.product(NAMES, enumerate(BETAS), range(3))
     if not (PREDICTIONS[p] == "sample" and name in NO_SAMPLE)
 ]
@@ -149,13 +159,19 @@ DDIM, DDPM, LCM = "DDIMScheduler", "DDPMScheduler", "LCMScheduler"
 EULER, ANCESTRAL = "EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler"
 HEUN, LMS, PNDM = "HeunDiscreteScheduler", "LMSDiscreteScheduler", "PNDMScheduler"
 DPM, UNIPC = "DPMSolverMultistepScheduler", "UniPCMultistepScheduler"
+SINGLE, TCD = "DPMSolverSinglestepScheduler", "TCDScheduler"
 SHORT, LONG = {"num_inference_steps": 6}, {"num_inference_steps": 17}
 
 OPTIONS = [
     *(Case(name, dict(LIN), {"num_inference_steps": n}) for name in NAMES for n in (4, 7, 30)),
-    *(Case(name, {"num_train_timesteps": 500, "steps_offset": 1, **LIN}) for name in NAMES),
+    *(Case(name, {"num_train_timesteps": 500, **spaced(name, offset=1), **LIN}) for name in NAMES),
     *(Case(name, {"trained_betas": [0.01 + 0.0005 * i for i in range(40)], "num_train_timesteps": 40})
-      for name in NAMES if name != LCM),
+      for name in NAMES if name not in (LCM, TCD)),
+    *(Case(name, {**SL, "use_exponential_sigmas": True}, run)
+      for name in (EULER, HEUN, LMS, DPM, SINGLE, UNIPC) for run in (SHORT, LONG)),
+    *(Case(name, {**LIN, "use_exponential_sigmas": True, "final_sigmas_type": "sigma_min"}, LONG)
+      for name in (EULER, UNIPC)),
+    Case(EULER, {**LIN, "use_exponential_sigmas": True, "sigma_min": 0.1, "sigma_max": 9.0}, LONG),
     # DDIM
     Case(DDIM, {**LIN, "clip_sample": False, "steps_offset": 1, "set_alpha_to_one": False}, LONG),
     Case(DDIM, {**LIN, "clip_sample_range": 0.5}),
@@ -224,6 +240,29 @@ OPTIONS = [
     Case(DPM, THRESHOLD),
     Case(DPM, ZERO),
     Case(DPM, {**LIN, "solver_order": 3}, CUSTOM),
+    # DPM-Solver, singlestep: a number of steps that is a whole number of groups, and the others
+    *(Case(SINGLE, {**LIN, "algorithm_type": algorithm, "solver_order": order, "solver_type": kind,
+                    "final_sigmas_type": "sigma_min", "lower_order_final": lower}, {"num_inference_steps": n})
+      for algorithm in ("dpmsolver++", "sde-dpmsolver++", "dpmsolver")
+      for order in (1, 2, 3) for kind in ("midpoint", "heun") for lower in (True, False) for n in (6, 11)),
+    *(Case(SINGLE, {**SL, "algorithm_type": algorithm, "solver_order": order, **more}, {"num_inference_steps": n})
+      for algorithm in ("dpmsolver++", "sde-dpmsolver++") for order in (2, 3)
+      for more in ({"use_karras_sigmas": True}, {"lower_order_final": True}) for n in (1, 2, 3, 7, 12)),
+    *(Case(SINGLE, {**LIN, "algorithm_type": "dpmsolver", "final_sigmas_type": "sigma_min", "prediction_type": p})
+      for p in PREDICTIONS),
+    Case(SINGLE, {**LIN, "use_karras_sigmas": True, "final_sigmas_type": "sigma_min", "solver_order": 3}, LONG),
+    Case(SINGLE, {"beta_schedule": "squaredcos_cap_v2", "use_karras_sigmas": True}, LONG),
+    Case(SINGLE, {"beta_schedule": "squaredcos_cap_v2", "lambda_min_clipped": -5.1}),
+    Case(SINGLE, {**LIN, "variance_type": "fixed_small"}),
+    Case(SINGLE, THRESHOLD),
+    Case(SINGLE, {**LIN, "solver_order": 3}, CUSTOM),
+    # TCD
+    *(Case(TCD, {"prediction_type": p}, {"num_inference_steps": 4}, {"eta": eta})
+      for p in PREDICTIONS for eta in (0.0, 0.3, 1.0)),
+    *(Case(TCD, dict(LIN), {"num_inference_steps": n}, {"eta": 0.7}) for n in (1, 2, 8)),
+    Case(TCD, {"original_inference_steps": 30}, SHORT, {"eta": 0.5}),
+    Case(TCD, {}, {"timesteps": [999, 759, 499, 259]}, {"eta": 0.5}),
+    Case(TCD, ZERO, SHORT, {"eta": 0.3}),
     # UniPC
     *(Case(UNIPC, {**LIN, "solver_order": order, "solver_type": kind, "predict_x0": x0,
                    "final_sigmas_type": "sigma_min"}, run)
@@ -250,7 +289,7 @@ def test_every_option(case):
 @pytest.mark.parametrize("name", sorted(set(NAMES) - {LMS, PNDM}))
 def test_truncated_starts(name, start):
     order = SCHEDULERS[name].solver_class.order
-    check(Case(name, {**LIN, "steps_offset": 1, "timestep_spacing": "leading"}), start * order)
+    check(Case(name, {**LIN, **spaced(name, "leading", 1)}), start * order)
 
 
 @pytest.mark.parametrize("case", [Case(name, dict(LIN), LONG) for name in NAMES], ids=str)
@@ -314,6 +353,67 @@ def test_pndm_converts_velocities_after_mixing():
     assert float((x - x0).norm() / x0.norm()) > 0.01
 
 
+def in_lambda(sigmas: Tensor, output: Any, x: Tensor, draw: Any) -> list[Tensor]:
+    """DPM++ 2S a as k-diffusion has it, in -log sigma and float64; `output` is of a state, its sigma and a count."""
+    states = []
+    for sigma, sigma_next in itertools.pairwise(sigmas.double()):
+        up = (sigma_next**2 * (sigma**2 - sigma_next**2) / sigma**2).sqrt()
+        down = (sigma_next**2 - up**2).sqrt()
+        clean = x - sigma * output(x, sigma, len(states))
+        if down == 0:
+            x = x + (x - clean) / sigma * (down - sigma)
+        else:
+            t, t_next = -sigma.log(), -down.log()
+            h = t_next - t
+            s = t + h / 2
+            middle = (-s).exp() / (-t).exp() * x - (-h / 2).expm1() * clean
+            states.append(middle)
+            clean = middle - (-s).exp() * output(middle, (-s).exp(), len(states))
+            x = (-t_next).exp() / (-t).exp() * x - (-h).expm1() * clean
+        if sigma_next > 0:
+            x = x + draw().double() * up
+        states.append(x)
+    return states
+
+
+@pytest.mark.parametrize("curve", [{}, {"use_karras_sigmas": True}, {"use_exponential_sigmas": True}], ids=str)
+@pytest.mark.parametrize("num_steps", [1, 2, 6, 17])
+def test_dpm_2s_ancestral_is_that_of_k_diffusion(num_steps, curve):
+    case = Case("DPMSolver2SAncestralScheduler", {**SL, **curve}, {"num_inference_steps": num_steps})
+    schedule, rows, our_state = ours(case, solver_of(case))
+    euler: Any = solver_of(Case(EULER, {**SL, **curve}, case.run))
+    levels = [step.level for step in euler.schedule(num_steps)]
+    assert [step.level for step in schedule[::2]] == levels
+    assert [step.t for step in schedule[::2]] == [step.t for step in euler.schedule(num_steps)]
+    assert len(schedule) == 2 * num_steps - 1
+    generator = torch.Generator().manual_seed(5)
+
+    def output(x: Tensor, sigma: Tensor, count: int) -> Tensor:
+        return network((x / (sigma**2 + 1).sqrt()).float(), count).double()
+
+    start = noise(*SHAPE, seed=3).double() * levels[0]
+    expected = in_lambda(torch.tensor([*levels, 0.0]), output, start, lambda: torch.randn(SHAPE, generator=generator))
+    for (_, x, _), wanted in zip(rows, expected, strict=True):
+        assert_parity(x, wanted.float())
+    assert torch.equal(our_state, generator.get_state()), "another number of random draws"
+
+
+def test_dpm_2s_ancestral_begun_in_the_middle_of_a_pair():
+    """A network that knows the answer leads to it from any step."""
+    solver: Any = solver_of(Case("DPMSolver2SAncestralScheduler", SL))
+    x0, eps, generator = noise(*SHAPE, seed=1), noise(*SHAPE, seed=2), torch.Generator().manual_seed(5)
+    for begin in range(11):
+        schedule, carry = solver.schedule(6)[begin:], None
+        x = solver.add_noise(x0, eps, schedule[0])
+        for step in schedule:
+            spread = float((x - x0).std())
+            assert abs(spread - step.sigma) < 0.1 * step.sigma
+            x, _, carry = solver.step(
+                (x - x0) / step.sigma, step, x, carry, lambda: torch.randn(SHAPE, generator=generator)
+            )
+        assert_parity(x, x0)
+
+
 # ------------------------------------------------------------------ where the reference is wrong and we are not
 
 
@@ -341,7 +441,7 @@ def test_reference_cannot_take_fixed_large_log():
     assert torch.equal(ours(log, solver_of(log))[1][-1][1], ours(large, solver_of(large))[1][-1][1])
 
 
-@pytest.mark.parametrize("name", [DDIM, DDPM, LCM])
+@pytest.mark.parametrize("name", [DDIM, DDPM, LCM, TCD])
 def test_reference_divides_by_no_signal(name):
     """Epsilon at zero terminal SNR is not a number there, and refused here."""
     case = Case(name, {**ZERO, "prediction_type": "epsilon", "clip_sample": False})
@@ -367,6 +467,41 @@ def test_reference_extrapolates_dpm_over_a_step_of_no_length(algorithm, order, k
     assert not their_last[1].isfinite().any()
     assert torch.equal(before[1], their_before[1])
     assert torch.equal(last[1], before[1])
+
+
+def test_reference_goes_on_with_lower_orders_after_a_run_that_needed_them():
+    """It writes lower_order_final into its configuration; here each run has the orders of its own length."""
+    case = Case(SINGLE, {**LIN, "final_sigmas_type": "sigma_min"})
+    reference, fresh = (diffusers.DPMSolverSinglestepScheduler(**case.config) for _ in range(2))
+    reference.set_timesteps(7)
+    reference.set_timesteps(6)
+    fresh.set_timesteps(6)
+    assert (reference.order_list, fresh.order_list) == ([1, 2, 1, 2, 1, 1], [1, 2, 1, 2, 1, 2])
+    solver = solver_of(case)
+    for num_steps, orders in ((7, [1, 2, 1, 2, 1, 2, 1]), (6, fresh.order_list)):
+        schedule: Any = solver.schedule(num_steps)
+        assert [len(step.stretches) for step in schedule] == orders
+    check(case)
+
+
+def test_reference_cannot_threshold_predicted_noise_in_single_steps():
+    """It looks its scalars up at a timestep that nobody passes; the multistep solver has the same first step."""
+    options = {**THRESHOLD, "algorithm_type": "dpmsolver", "final_sigmas_type": "sigma_min"}
+    with pytest.raises((RuntimeError, ValueError, IndexError)):
+        theirs(Case(SINGLE, options))
+    single, multi = (ours(case, solver_of(case))[1] for case in (Case(SINGLE, options), Case(DPM, options)))
+    assert torch.equal(single[0][2], multi[0][2])
+    assert single[0][2].abs().max() <= 1.0
+
+
+@pytest.mark.parametrize("limit", [{"clip_sample": True, "clip_sample_range": 0.5}, THRESHOLD], ids=str)
+def test_reference_never_limits_the_samples_of_tcd(limit):
+    """It has the fields and does not read them."""
+    case, free = Case(TCD, {**LIN, **limit}), Case(TCD, dict(LIN))
+    assert torch.equal(theirs(case)[1][-1][1], theirs(free)[1][-1][1])
+    bound = limit.get("clip_sample_range", 1.0)
+    assert all(x0.abs().max() <= bound for _, _, x0 in ours(case, solver_of(case))[1])
+    assert max(x0.abs().max() for _, _, x0 in ours(free, solver_of(free))[1]) > bound
 
 
 @pytest.mark.parametrize(("spacing", "num_steps"), [("linspace", 4), ("trailing", 3)])

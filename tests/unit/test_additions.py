@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 import tiny_repo
 from vivant.errors import VivantError
 from vivant.hub.repo import Source
-from vivant.preflight.additions import find_additions, split
+from vivant.preflight.additions import find_additions
 
 LORA = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k.lora_down.weight"
 PLACE = Source("unread")
@@ -61,13 +61,16 @@ def test_a_file_on_the_hub_is_named_after_its_repository(tmp_path: Path):
     assert usual.origin == {"file": "pytorch_lora_weights.safetensors", **common}
 
 
-def test_a_local_path_is_never_taken_for_a_hub_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_local_file_is_never_taken_for_one_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     write(tmp_path / "a" / "b" / "c.safetensors")
-    assert split("a/b/c.safetensors") == ("a/b/c.safetensors", None)
-    assert split("a/b/d.safetensors") == ("a/b", "d.safetensors")
-    assert split(Path("a/b/d.safetensors")) == (Path("a/b/d.safetensors"), None)
-    assert split("/a/b/d.safetensors") == ("/a/b/d.safetensors", None)
+    offline = Source("unread", cache_dir=tmp_path / "cache", local_files_only=True)
+    (found,) = find_additions(["a/b/c.safetensors"], [], offline)
+    assert found.origin == {"file": "c.safetensors"}
+    with pytest.raises(VivantError, match=r"E-FILE-MISSING.*a/b has no file"):
+        find_additions(["a/b/d.safetensors"], [], offline)
+    with pytest.raises(VivantError, match="E-FILE-MISSING"):
+        find_additions([tmp_path / "a" / "b" / "d.safetensors"], [], offline)
 
 
 @pytest.mark.parametrize(
@@ -93,7 +96,8 @@ def test_something_else_is_refused_by_its_header(tmp_path: Path, name: str, shap
         ([("a", 1.0, 2.0)], [], "E-ADDITION-TYPE"),
         ([5], [], "E-ADDITION-TYPE"),
         ([], [("a", " ")], "E-ADDITION-TYPE"),
-        (["absent.safetensors"], [], "E-REPO-"),
+        (["absent.safetensors"], [], "E-FILE-MISSING"),
+        (["absent"], [], "E-REPO-OFFLINE"),
     ],
 )
 def test_what_means_nothing_is_refused(

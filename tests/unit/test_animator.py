@@ -219,15 +219,17 @@ def test_every_report_lists_what_holds_for_its_run(folder):
     with pytest.warns(VivantWarning, match="W-CPU-FLOAT16"):
         first = animator.animate(photo(), **given)
     with pytest.warns(VivantWarning, match="W-PROMPT-TRUNCATED"):
-        long = animator.animate(photo(), "cat " * 99, **given)
+        long = animator.animate(photo(), "cat " * 99, prompt_syntax="plain", **given)
+    whole = animator.animate(photo(), "cat " * 99, **given)
     last = animator.animate(photo().rotate(90), **given)  # warned once, reported every time
-    for made in (first, long, last):
+    runs = (first, long, whole, last)
+    for made in runs:
         assert sum("W-CPU-FLOAT16" in note for note in made.report.notes) == 1
-    assert [any("W-PROMPT-TRUNCATED" in n for n in made.report.notes) for made in (first, long, last)] == [
-        False,
-        True,
-        False,
-    ]
+    for text, said in (
+        ("W-PROMPT-TRUNCATED", (False, True, False, False)),
+        ("in 2 chunks", (False, False, True, False)),
+    ):
+        assert tuple(any(text in note for note in made.report.notes) for made in runs) == said
     assert animator.pipeline.notes == []
 
 

@@ -21,6 +21,7 @@ from vivant.placement import pages
 from vivant.schedulers import DDIMScheduler, EulerDiscreteScheduler, UnknownScheduler
 from vivant.text import clip
 from vivant.vae.image import AutoencoderKL
+from vivant.vision import CLIPImageProcessor
 
 
 class StableDiffusionPipeline(DiffusionPipeline):
@@ -107,7 +108,7 @@ def test_a_base_repository(pipe):
     assert pipe.scheduler.config.beta_schedule == "linear"
     assert type(pipe.text_encoder).__name__ == "CLIPTextModel"
     assert clip.encode(pipe.tokenizer, pipe.text_encoder, ["cat"]).shape == (1, 77, tiny.TEXT_DIM)
-    assert (pipe.motion_adapter, pipe.feature_extractor) == (None, None)
+    assert (pipe.motion_adapter, pipe.feature_extractor) == (None, CLIPImageProcessor())
     assert pipe.dtype == torch.float32
     assert pipe.device == torch.device("cpu")
     assert pipe.unet.conv_in.weight[0, 0, 0, 0] == tiny.rule("conv_in.weight", (16, 4, 3, 3))[0, 0, 0, 0]
@@ -115,8 +116,18 @@ def test_a_base_repository(pipe):
 
 def test_what_is_left_out_is_noted(pipe):
     assert any(note.startswith("safety_checker") for note in pipe.notes)
-    assert any(note.startswith("feature_extractor (CLIPFeatureExtractor)") for note in pipe.notes)
-    assert len(pipe.notes) == 2
+    assert len(pipe.notes) == 1
+
+
+def test_an_optional_component_that_nobody_reads_is_noted(base, tmp_path):
+    folder = copy(base, tmp_path)
+    index = json.loads((folder / "model_index.json").read_text())
+    index["feature_extractor"] = ["transformers", "ViTImageProcessor"]
+    (folder / "model_index.json").unlink()
+    (folder / "model_index.json").write_text(json.dumps(index))
+    pipe = StableDiffusionPipeline.from_pretrained(folder)
+    assert any(note.startswith("feature_extractor (ViTImageProcessor)") for note in pipe.notes)
+    assert pipe.feature_extractor is None
 
 
 @pytest.mark.parametrize("name", ["dtype", "torch_dtype"])
@@ -216,7 +227,7 @@ def test_pickles_are_read_unless_refused(base, tmp_path):
 def test_variants(half, base):
     pipe = StableDiffusionPipeline.from_pretrained(half, variant="fp16", torch_dtype=torch.float16)
     assert pipe.unet.dtype == torch.float16
-    assert len(pipe.notes) == 2
+    assert len(pipe.notes) == 1
     with pytest.raises(LoadError, match=r'E-WEIGHTS-VARIANT.*variant="fp16"'):
         StableDiffusionPipeline.from_pretrained(half)
     with pytest.raises(LoadError, match=r"E-WEIGHTS-VARIANT.*no variant"):
@@ -302,7 +313,7 @@ def test_round_trip(pipe, tmp_path):
     pipe.save_pretrained(tmp_path)
     index = json.loads((tmp_path / "model_index.json").read_text())
     assert {k: v for k, v in index.items() if k[0] != "_"} == {
-        "feature_extractor": [None, None],
+        "feature_extractor": ["transformers", "CLIPImageProcessor"],
         "motion_adapter": [None, None],
         "scheduler": ["diffusers", "DDIMScheduler"],
         "text_encoder": ["transformers", "CLIPTextModel"],

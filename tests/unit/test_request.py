@@ -14,14 +14,18 @@ from vivant.errors import InputError
 from vivant.freeinit import FreeInit
 from vivant.pia.affinity import curve
 from vivant.pia.freeu import FreeU
+from vivant.pia.windows import Windows
 from vivant.pipelines.pia import PIAPipeline
 from vivant.request import MAX_FRAMES, MAX_SIDE, PIARequest, batch_size, texts
 
 FULL = PIARequest(
     prompt=["a cat", "🐈 قطة"],
+    prompt_travel={2: ["a dog", "🐕"], 1: "a bird"},
     negative_prompt=("dark",),
     motion=[0.0, 0.5, 1.0],
+    keyframes=[2, 1],
     num_frames=3,
+    windows=Windows(2, 1, "uniform", "freenoise", True),
     height=64,
     width=96,
     fit="pad",
@@ -31,6 +35,7 @@ FULL = PIARequest(
     strength=0.5,
     eta=1.0,
     clip_skip=2,
+    prompt_syntax="plain",
     num_videos_per_prompt=2,
     seed=[0, 2**63, 2**64 - 1, 5],
     free_init=FreeInit(2, True, "gaussian"),
@@ -132,6 +137,8 @@ def test_a_motion_has_one_spelling(given, kept):
         ({"fps": 1000}, "E-FPS"),
         ({"fit": "fill"}, "E-FIT"),
         ({"fit": ["crop"]}, "E-FIT"),
+        ({"prompt_syntax": "a1111"}, "E-PROMPT-SYNTAX"),
+        ({"prompt_syntax": None}, "E-PROMPT-SYNTAX"),
         ({"seed": -2}, "E-SEED"),
         ({"seed": 2**64}, "E-SEED"),
         ({"seed": 1.5}, "E-SEED"),
@@ -147,6 +154,26 @@ def test_a_motion_has_one_spelling(given, kept):
         ({"motion": None}, "E-MOTION-TYPE"),
         ({"motion": [0.5]}, "E-MOTION-CURVE"),
         ({"cond_frame": 16}, "E-MOTION-COND-FRAME"),
+        ({"keyframes": [16]}, "E-KEYFRAME"),
+        ({"keyframes": [-1]}, "E-KEYFRAME"),
+        ({"keyframes": [2, 2]}, "E-KEYFRAME"),
+        ({"keyframes": [3], "cond_frame": 3}, "E-KEYFRAME"),
+        ({"keyframes": [0.5]}, "E-KEYFRAME"),
+        ({"keyframes": [[1]]}, "E-KEYFRAME"),
+        ({"keyframes": 4}, "E-KEYFRAME"),
+        ({"keyframes": [8], "motion": "loop:small"}, "E-KEYFRAME-LOOP"),
+        ({"prompt_travel": {16: "a"}}, "E-TRAVEL"),
+        ({"prompt_travel": {-1: "a"}}, "E-TRAVEL"),
+        ({"prompt_travel": {"8": "a"}}, "E-TRAVEL"),
+        ({"prompt_travel": [[8, "a"], [8, "b"]]}, "E-TRAVEL"),
+        ({"prompt_travel": [[[8], "a"]]}, "E-TRAVEL"),
+        ({"prompt_travel": "a"}, "E-TRAVEL"),
+        ({"prompt_travel": {8: 1}}, "E-PROMPT-TYPE"),
+        ({"prompt_travel": {8: None}}, "E-PROMPT-TYPE"),
+        ({"prompt_travel": {8: "a\ud83d"}}, "E-PROMPT-TEXT"),
+        ({"prompt_travel": {0: "a"}, "prompt": "b"}, "E-PROMPT-TWICE"),
+        ({"prompt_travel": {8: ["a", "b"]}, "prompt": ["b", "c", "d"]}, "E-BATCH"),
+        ({"windows": 16}, "E-PARAM-TYPE"),
         ({"motion": [0.5] * 16, "cond_frame": 2}, "E-MOTION-COND-FRAME"),
         ({"steps": 5}, "E-PARAM-UNKNOWN"),
     ],
@@ -218,6 +245,26 @@ def test_an_unknown_name_is_answered_with_the_nearest():
 def test_json_that_is_no_request_is_refused(values):
     with pytest.raises(InputError):
         PIARequest.from_json(values)
+
+
+@pytest.mark.parametrize("name", ["prompt", "negative_prompt"])
+def test_a_weight_beyond_all_numbers_is_refused_where_weights_are_read(name):
+    text = f"a (cat:{'9' * 400})"
+    with pytest.raises(InputError, match=r"E-PROMPT-WEIGHT.*'cat' is inf"):
+        PIARequest(**{name: ["a dog", text]})
+    assert PIARequest(**{name: text, "prompt_syntax": "plain"})
+
+
+def test_prompts_at_frames_have_one_spelling():
+    travel = PIARequest(prompt="a", prompt_travel={np.int64(9): "c", 4: ["b", "d"]})
+    assert travel.prompt_travel == ((4, ("b", "d")), (9, "c"))
+    assert travel == PIARequest(prompt="a", prompt_travel=[(4, ("b", "d")), [9, "c"]])
+    assert travel.prompts_at == {0: "a", 4: ("b", "d"), 9: "c"}
+    assert travel.num_prompts == 2
+    assert PIARequest(prompt_travel={4: "b"}).prompts_at == {4: "b"}
+    assert PIARequest(prompt_travel={0: "", 4: "b"}).prompts_at == {0: "", 4: "b"}
+    assert PIARequest(prompt_travel={}).prompt_travel is None
+    assert PIARequest(prompt=["a", "b"]).prompts_at == {0: ("a", "b")}
 
 
 def test_guidance_by_the_picture_reads_the_negative_prompt():

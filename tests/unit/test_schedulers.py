@@ -244,7 +244,6 @@ def test_a_step_changes_neither_state_nor_history(kind):
         (DDIMScheduler, {"prediction_type": "flow_prediction"}),
         (DDIMScheduler, {"timestep_spacing": "random"}),
         (EulerDiscreteScheduler, {"use_beta_sigmas": True}),
-        (EulerDiscreteScheduler, {"use_exponential_sigmas": True}),
         (EulerDiscreteScheduler, {"interpolation_type": "log_linear"}),
         (EulerDiscreteScheduler, {"timestep_type": "continuous"}),
         (PNDMScheduler, {"prediction_type": "sample"}),
@@ -532,7 +531,7 @@ def test_a_scheduler_that_we_lack_carries_its_configuration(tmp_path):
 
 
 def test_every_scheduler_is_found_by_its_name():
-    assert len(SCHEDULERS) == 12
+    assert len(SCHEDULERS) == 15
     for name, kind in SCHEDULERS.items():
         assert scheduler_class(name) is kind
         assert kind.__name__ == name
@@ -544,6 +543,19 @@ def test_every_scheduler_is_found_by_its_name():
 def test_things_that_are_no_scheduler(thing):
     with refused("E-SCHEDULER-TYPE"):
         as_scheduler(thing)
+
+
+@pytest.mark.parametrize(
+    "name", [n for n, kind in SCHEDULERS.items() if kind.spaced_by_sigma and n != "EulerAncestralDiscreteScheduler"]
+)
+def test_noise_levels_lie_along_one_curve(name):
+    with refused("E-SOLVER-OPTIONS"):
+        SCHEDULERS[name](use_karras_sigmas=True, use_exponential_sigmas=True)
+    if name != "UniPCMultistepScheduler":  # which takes no custom timesteps
+        for curve in ("use_karras_sigmas", "use_exponential_sigmas"):
+            scheduler = SCHEDULERS[name](**{curve: True})
+            with refused("E-SOLVER-SCHEDULE"):
+                scheduler.set_timesteps(timesteps=[900, 300])
 
 
 def test_pia_is_warned_about_clipping_and_noise_schedules():

@@ -1,7 +1,7 @@
 """`Animator`: one call from a picture to a clip."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -18,17 +18,25 @@ from vivant.pia.decode import decode
 from vivant.pia.generate import schedules, timesteps
 from vivant.pipelines.pia import PIAPipeline
 from vivant.placement import Residency
-from vivant.preflight.inputs import read_stills
-from vivant.preflight.pia import SCHEDULER, Limits, Models, check_request
-from vivant.schedulers import DDIMScheduler
+from vivant.preflight.additions import Embedding, Lora
+from vivant.preflight.inputs import read_keyframes, read_stills
+from vivant.preflight.models import Limits, Models
+from vivant.preflight.pia import check_request, describe_windows
 
 
 class Animator:
-    """Animates pictures with one base model and PIA. Numerics are the original's, the scheduler is PIA's preset."""
+    """Animates pictures with one base model and PIA. Numerics are the original's, the scheduler is PIA's preset.
 
-    def __init__(self, pipeline: PIAPipeline, loaded: Loaded, compiled: bool):
+    Attributes:
+        pipeline: what computes.
+        compiled: whether its network is.
+        defaults: fields of a request where `animate` is not told and this model wants others than `PIARequest` has.
+    """
+
+    def __init__(self, pipeline: PIAPipeline, loaded: Loaded, compiled: bool, defaults: Mapping[str, Any]):
         self.pipeline = pipeline
         self.compiled = compiled
+        self.defaults = defaults
         self._loaded = loaded
         self._digests = Digests()
 
@@ -38,6 +46,11 @@ class Animator:
         base: str | Path,
         motion_adapter: str | Path | None = None,
         *,
+        config: str | Path | None = None,
+        vae: str | Path | None = None,
+        loras: Sequence[Lora] = (),
+        embeddings: Sequence[Embedding] = (),
+        sampler: str | None = None,
         numerics: Numerics = "original",
         dtype: torch.dtype | None = None,
         device: str | None = None,
@@ -53,9 +66,20 @@ class Animator:
         """Load a base model and the motion adapter.
 
         Args:
-            base: folder or hub id of a Stable Diffusion 1.5 repository.
-            motion_adapter: folder or hub id of PIA's motion adapter; openmmlab/PIA-condition-adapter if not given,
-                unless `base` holds motion modules itself (as `PIAPipeline.save_pretrained` writes it).
+            base: folder or hub id of a Stable Diffusion 1.5 repository, or one file of a whole model, on disk or as
+                ``"organisation/name/file.safetensors"``.
+            motion_adapter: folder, hub id or file (such as ``pia.ckpt``) of PIA's motion adapter;
+                openmmlab/PIA-condition-adapter if not given, unless `base` holds motion modules itself (as
+                `PIAPipeline.save_pretrained` writes it).
+            config: repository whose configurations and tokenizer a base in one file has, if it is not plain Stable
+                Diffusion 1.5.
+            vae: file, folder or hub id of a VAE in place of the base's.
+            loras: LoRA files, each alone or as a pair with its weight: a path, a folder or hub id that holds one, or
+                ``"organisation/name/file.safetensors"``.
+            embeddings: textual inversions, likewise, each alone or as a pair with the word that prompts call it by.
+            sampler: a name such as ``"DPM++ 2M Karras"``, see `vivant.schedulers.names`. If not given, that which a
+                LoRA for few steps was distilled for, and its steps and guidance are then the defaults of `animate`;
+                otherwise PIA's preset of DDIM.
             numerics: ``"original"``, what the weights were trained with, or ``"diffusers"``.
             dtype: data type of the weights; by default bfloat16 where the processor has it natively.
             device: where to compute; the best accelerator if not given.
@@ -79,22 +103,31 @@ class Animator:
         device, dtype, reason = place(device, dtype)
         hub: dict[str, Any] = {"cache_dir": cache_dir, "local_files_only": local_files_only, "token": token}
         hub["variant"] = variant
-        models = Models.find(base, motion_adapter, revision=revision, adapter_revision=adapter_revision, **hub)
-        adapter, notes = models.read_adapter(dtype)
-        parts: dict[str, Any] = {} if adapter is None else {"motion_adapter": adapter}
-        pipeline = PIAPipeline.from_pretrained(base, numerics=numerics, dtype=dtype, revision=revision, **hub, **parts)
-        pipeline.notes += notes
-        pipeline.scheduler = DDIMScheduler(**SCHEDULER)
+        hub["revision"] = revision
+        models = Models.find(
+            base,
+            motion_adapter,
+            config=config,
+            vae=vae,
+            loras=loras,
+            embeddings=embeddings,
+            sampler=sampler,
+            adapter_revision=adapter_revision,
+            **hub,
+        )
+        pipeline = models.read(dtype, numerics=numerics)
         settle(pipeline, device, residency)
         if compile:
             compile_unet(pipeline.unet)
-        return cls(pipeline, Loaded(models.origins(), reason, time.perf_counter() - start), compile)
+        loaded = Loaded(models.origins(), reason, time.perf_counter() - start)
+        return cls(pipeline, loaded, compile, models.defaults)
 
     def animate(
         self,
         image: Any,
         prompt: str | Sequence[str] = "",
         *,
+        keyframes: Mapping[int, Any] | None = None,
         progress: Callable[[Progress], None] | None = None,
         cancel: Cancel | None = None,
         **parameters: Any,
@@ -104,24 +137,33 @@ class Animator:
         Args:
             image: path, URL, PIL picture, array or tensor, or a list of such.
             prompt: what happens.
+            keyframes: pictures at further frames, ``{24: picture}``; `image` is the one at `cond_frame`. Every frame
+                sees the nearest of them.
             progress: called after every step.
             cancel: asked after every step; True stops the run with `Cancelled`, and nothing is decoded.
             parameters: the other fields of `vivant.request.PIARequest`. The negative prompt defaults to PIA's own
-                where guidance reads one, the size to that of the picture with its longer side at most 512.
+                where guidance reads one, the size to that of the picture with its longer side at most 512. A clip that
+                is longer than the motion modules' positions is made in windows, unless ``windows=None`` is given.
 
         Raises:
             InputError: for every parameter or picture that cannot be honoured, before anything is computed.
             OutputError: E-OUTPUT-NAN.
             Cancelled: E-CANCELLED.
         """
-        stills = read_stills(image)
+        stills, further = read_stills(image), read_keyframes(keyframes)
         solver = self.pipeline.scheduler.solver
-        request = check_request(parameters, prompt, stills, solver, self._limits)
+        request = check_request(
+            parameters, prompt, stills, solver, self._limits, defaults=self.defaults, keyframes=further
+        )
         total = len(timesteps(schedules(solver, request)))
         pipeline, start = self.pipeline, time.perf_counter()
         on_step = watching(total, start, pipeline.memory.device, progress, cancel)
+        pictures = {frame: [still.image for still in group] for frame, group in further.items()}
         with noting(pipeline) as notes:
-            latents = pipeline.denoise(request, [s.image for s in stills], generators(request.seed), on_step)
+            pipeline.notes += [note for note in [describe_windows(request)] if note]
+            latents = pipeline.denoise(
+                request, [s.image for s in stills], generators(request.seed), on_step, keyframes=pictures
+            )
         middle = time.perf_counter()
         with placement.active(pipeline.vae, pipeline.memory) as vae:
             frames = torch.cat([to_bytes(part) for part in decode(vae, latents)])
@@ -129,7 +171,16 @@ class Animator:
         seconds = {"denoise": middle - start, "decode": time.perf_counter() - middle}
         models = {"weights": self.weights(), "numerics": pipeline.numerics, "compiled": self.compiled}
         return finished(
-            pipeline, self._loaded, "pia", request, stills, clips, models=models, seconds=seconds, notes=notes
+            pipeline,
+            self._loaded,
+            "pia",
+            request,
+            stills,
+            clips,
+            models=models,
+            seconds=seconds,
+            notes=notes,
+            keyframes=list(further.values()),
         )
 
     @property

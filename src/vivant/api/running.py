@@ -142,6 +142,7 @@ def finished(
     models: Mapping[str, Any],
     seconds: Mapping[str, float],
     notes: Notes,
+    keyframes: Sequence[Sequence[Still]] = (),
     more: Mapping[str, Any] = {},
     attention: str = "",
 ) -> Result:
@@ -157,11 +158,13 @@ def finished(
         models: what the result depends on besides the request, beside the origins.
         seconds: duration of the stages.
         notes: what was said.
+        keyframes: the pictures of every keyframe.
         more: further fields of the recipe.
         attention: see `Report`.
     """
     device, dtype = pipeline.memory.device, str(pipeline.dtype).removeprefix("torch.")
     seen = [stills[i // request.num_videos_per_prompt % len(stills)].image for i in range(len(clips))]
+    every = [*stills, *(still for group in keyframes for still in group)]
     dark = [int(np.asarray(picture).max()) <= DARK for picture in seen]
     report = Report(
         {"load": loaded.seconds, **seconds},
@@ -169,7 +172,7 @@ def finished(
         device,
         pipeline.memory.residency,
         f"{dtype}: {loaded.dtype_reason}",
-        tuple(dict.fromkeys([*notes.standing, *(note for s in stills for note in s.notes), *notes.said])),
+        tuple(dict.fromkeys([*notes.standing, *(note for s in every for note in s.notes), *notes.said])),
         tuple(finding for clip, is_dark in zip(clips, dark, strict=True) for finding in check_clip(clip, is_dark)),
         attention,
     )
@@ -188,12 +191,20 @@ def finished(
         },
         "device": device,
         "image": {
-            "digests": [image_digest(s.image) for s in stills],
-            "sizes": [list(s.image.size) for s in stills],
+            **_known(stills),
             "dark": dark,
+            **({"keyframes": [_known(group) for group in keyframes]} if keyframes else {}),
         },
         **more,
         "frames_hashes": [frames_hash(clip) for clip in clips],
         "versions": {"vivant": __version__, **{name: version(name) for name in ("torch", "transformers")}},
     }
     return Result(clips, request.fps, recipe, report)
+
+
+def _known(stills: Sequence[Still]) -> dict[str, Any]:
+    """What a recipe holds of pictures: by which they are known again."""
+    return {
+        "digests": [image_digest(still.image) for still in stills],
+        "sizes": [list(still.image.size) for still in stills],
+    }

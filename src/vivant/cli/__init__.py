@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from vivant import __version__
-from vivant.cli import animate, demo, evaluate, face, info, portrait, pull, redo, train
+from vivant.cli import animate, convert, demo, evaluate, face, info, models, portrait, pull, redo, train, verify
 from vivant.cli.screen import Code, Sections, print_json
 
 app = typer.Typer(
@@ -22,6 +22,9 @@ app.command(cls=Sections)(demo.demo)
 app.command(cls=Sections)(animate.animate)
 app.command(cls=Sections)(portrait.portrait)
 app.command(cls=Sections)(pull.pull)
+app.command(cls=Sections)(models.models)
+app.command(cls=Sections)(verify.verify)
+app.command(cls=Sections)(convert.convert)
 app.command(cls=Sections)(info.info)
 app.command(cls=Sections)(redo.redo)
 app.command(cls=Sections)(train.train)

@@ -34,7 +34,10 @@ class Asked:
     identities: Sequence[str] | None
     base: str | None
     motion_adapter: str | None
+    vae: str | None
+    config: str | None
     model: str | None
+    additions: Sequence[str] | None
     outputs: Sequence[str]
     device: str | None
     residency: str
@@ -65,21 +68,23 @@ def source_of(name: str, given: str | None, origin: Origin) -> str:
         return given
     if origin.hub is None and origin.shipped is not None:
         return str(FOLDER / origin.shipped)
+    kind = "folder" if origin.file is None else "file"
     if origin.hub is None:
         raise InputError(
             "E-REDO-MODEL",
-            f"The recipe's {name} was the local folder {origin.folder!r}.",
+            f"The recipe's {name} was the local {kind} {origin.file or origin.folder!r}.",
             "A recipe holds no paths.",
-            f"Say where it is: --{name.replace('_', '-')} FOLDER.",
+            f"Say where it is: --{name.replace('_', '-')} {kind.upper()}.",
         )
-    if Path(origin.hub).exists():
+    place = origin.hub if origin.file is None else f"{origin.hub}/{origin.file}"
+    if Path(place).exists():
         raise InputError(
             "E-REDO-MODEL",
-            f"The recipe names {origin.hub} on the hub, and there is a local folder of that name.",
+            f"The recipe names {place} on the hub, and there is a local {kind} of that name.",
             "",
-            f"Say which is meant: --{name.replace('_', '-')} {Path(origin.hub).resolve()}, or another current folder.",
+            f"Say which is meant: --{name.replace('_', '-')} {Path(place).resolve()}, or another current folder.",
         )
-    return origin.hub
+    return place
 
 
 def settle(screen: Screen, loading: L, hub_ids: list[str], yes: bool) -> L:

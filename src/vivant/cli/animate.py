@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated, Any
 
 from typer import Argument
@@ -22,7 +23,7 @@ from vivant.cli.options import (
 from vivant.cli.screen import reporting
 from vivant.errors import InputError
 
-MOTION, FREEINIT = "Motion", "FreeInit"
+MOTION, FREEINIT, WINDOWS = "Motion", "FreeInit", "Long clips"
 
 
 class Numerics(StrEnum):
@@ -30,6 +31,13 @@ class Numerics(StrEnum):
 
     original = "original"
     diffusers = "diffusers"
+
+
+class PromptSyntax(StrEnum):
+    """Values of --prompt-syntax."""
+
+    weighted = "weighted"
+    plain = "plain"
 
 
 class Fit(StrEnum):
@@ -56,8 +64,8 @@ def animate(
         str | None,
         option(
             "--base",
-            "Stable Diffusion 1.5 repository: a folder or a hub id; the small model that ships with vivant (64 x 64 "
-            "pixels) if not given.",
+            "Stable Diffusion 1.5: a folder, a hub id or a file of a whole model; the small model that ships with "
+            "vivant (64 x 64 pixels) if not given.",
             MODELS,
         ),
     ] = None,
@@ -65,14 +73,55 @@ def animate(
         str | None,
         option(
             "--motion-adapter",
-            "PIA's motion adapter: a folder or a hub id; openmmlab/PIA-condition-adapter if not given.",
+            "PIA's motion adapter: a folder, a hub id or a file; openmmlab/PIA-condition-adapter if not given.",
             MODELS,
         ),
     ] = None,
+    vae: Annotated[
+        str | None, option("--vae", "A VAE in place of the base's: a file, a folder or a hub id.", MODELS)
+    ] = None,
+    config: Annotated[
+        str | None,
+        option(
+            "--config",
+            "Repository with the configurations of a base in one file that is not plain Stable Diffusion 1.5.",
+            MODELS,
+        ),
+    ] = None,
+    loras: Annotated[
+        list[str] | None,
+        option(
+            "--lora",
+            "A LoRA, or LORA=WEIGHT: a file, a folder or hub id with one, or ORGANISATION/NAME/FILE. Several times.",
+            MODELS,
+        ),
+    ] = None,
+    embeddings: Annotated[
+        list[str] | None,
+        option("--embedding", "A textual inversion, or FILE=WORD with the word that calls it. Several times.", MODELS),
+    ] = None,
     # The clip
+    prompt_travel: Annotated[
+        list[str] | None,
+        option(
+            "--at",
+            "FRAME=PROMPT: what happens from that frame on, such as 32='it snows'; PROMPT is that of frame 0, and what "
+            "lies between two is blended. Can be given several times.",
+            CLIP,
+        ),
+    ] = None,
     negative_prompt: Annotated[
         str | None, option("--negative-prompt", "What to avoid; a list of PIA's own if not given.", CLIP)
     ] = None,
+    prompt_syntax: Annotated[
+        PromptSyntax,
+        option(
+            "--prompt-syntax",
+            "weighted: (word:1.3), [word] and BREAK are read, and prompts may be long; plain: all is text, and cut "
+            "after 75 tokens.",
+            CLIP,
+        ),
+    ] = PromptSyntax.weighted,
     num_frames: Annotated[
         int | None, option("--frames", "Frames of the clip; 16 if not given (8 for the model that ships).", CLIP)
     ] = None,
@@ -106,8 +155,27 @@ def animate(
         ),
     ] = "animate:small",
     cond_frame: Annotated[int, option("--cond-frame", "The frame that is the picture, from 0.", MOTION)] = 0,
+    keyframes: Annotated[
+        list[str] | None,
+        option(
+            "--keyframe",
+            "FRAME=PICTURE: a picture at a further frame; every frame sees the nearest. Can be given several times.",
+            MOTION,
+        ),
+    ] = None,
     # Sampling
-    num_inference_steps: Annotated[int, option("--steps", "Denoising steps.", SAMPLING)] = 25,
+    sampler: Annotated[
+        str | None,
+        option(
+            "--sampler",
+            "Such as DPM++ 2M Karras, Euler a, LCM; PIA's preset of DDIM if not given, or what a LoRA for few steps "
+            "wants.",
+            SAMPLING,
+        ),
+    ] = None,
+    num_inference_steps: Annotated[
+        int | None, option("--steps", "Denoising steps; 25 if not given, or what a LoRA for few steps wants.", SAMPLING)
+    ] = None,
     guidance_scale: Annotated[
         float | None,
         option(
@@ -124,7 +192,9 @@ def animate(
     strength: Annotated[
         float, option("--strength", "How far to move from the picture: above 0, at most 1.", SAMPLING)
     ] = 1.0,
-    eta: Annotated[float, option("--eta", "Share of fresh noise in every step, 0 to 1.", SAMPLING)] = 0.0,
+    eta: Annotated[
+        float | None, option("--eta", "Share of fresh noise in every step, 0 to 1; 0 if not given.", SAMPLING)
+    ] = None,
     clip_skip: Annotated[
         int | None, option("--clip-skip", "Last layers of the text encoder to leave out.", SAMPLING)
     ] = None,
@@ -132,6 +202,38 @@ def animate(
         str | None,
         option("--freeu", "FreeU's scales S1,S2,B1,B2, such as 0.9,0.2,1.2,1.4; off if not given.", SAMPLING),
     ] = None,
+    # Long clips
+    windows: Annotated[
+        bool | None,
+        option(
+            "--windows/--no-windows",
+            "Make the clip in overlapping windows. If not given, only one that is longer than the motion adapter "
+            "allows; --no-windows refuses that.",
+            WINDOWS,
+        ),
+    ] = None,
+    windows_length: Annotated[
+        int | None, option("--window-length", "Frames of a window; 16 if not given.", WINDOWS)
+    ] = None,
+    windows_stride: Annotated[
+        int | None,
+        option("--window-stride", "Frames from one window to the next; half the length if not given.", WINDOWS),
+    ] = None,
+    windows_weights: Annotated[
+        str | None, option("--window-weights", "How windows are blended: pyramid (if not given) or uniform.", WINDOWS)
+    ] = None,
+    windows_noise: Annotated[
+        str | None,
+        option(
+            "--window-noise",
+            "fresh (if not given) for every frame, or freenoise: that of the first window again, shuffled.",
+            WINDOWS,
+        ),
+    ] = None,
+    windows_closed: Annotated[
+        bool,
+        option("--window-closed", "Let windows go over the end, so that the last frame leads to the first.", WINDOWS),
+    ] = False,
     # FreeInit
     free_init: Annotated[
         bool, option("--free-init", "Denoise several times for a steadier clip; takes that much longer.", FREEINIT)
@@ -192,18 +294,25 @@ def animate(
         request: dict[str, Any] = {
             "motion": motion_of(motion),
             "cond_frame": cond_frame,
+            "keyframes": by_frames(keyframes, "E-KEYFRAME", "--keyframe"),
+            "prompt_travel": by_frames(prompt_travel, "E-TRAVEL", "--at") or None,
             **sides_of(size, height, width),
             "fit": fit.value,
-            "num_inference_steps": num_inference_steps,
             "image_guidance_scale": image_guidance_scale,
             "strength": strength,
-            "eta": eta,
             "clip_skip": clip_skip,
+            "prompt_syntax": prompt_syntax.value,
             "num_videos_per_prompt": num_videos_per_prompt,
             "seed": seed_of(seed),
             "fps": fps,
         }
-        given = {"num_frames": num_frames, "negative_prompt": negative_prompt, "guidance_scale": guidance_scale}
+        given = {
+            "num_frames": num_frames,
+            "num_inference_steps": num_inference_steps,
+            "eta": eta,
+            "negative_prompt": negative_prompt,
+            "guidance_scale": guidance_scale,
+        }
         request |= {name: value for name, value in given.items() if value is not None}
         scales = scales_of(freeu)
         passes = passes_of(
@@ -215,10 +324,18 @@ def animate(
             spatial_stop_frequency=free_init_spatial_stop_frequency,
             temporal_stop_frequency=free_init_temporal_stop_frequency,
         )
+        cut = cut_of(
+            windows,
+            length=windows_length,
+            stride=windows_stride,
+            weights=windows_weights,
+            noise=windows_noise,
+            closed=windows_closed or None,
+        )
 
         from vivant.cli import making
 
-        request |= making.settings(passes, scales)
+        request |= making.settings(passes, scales, cut)
         if base is None:
             request = making.for_shipped(screen, motion_adapter, request)
         loading = making.Loading(
@@ -234,6 +351,11 @@ def animate(
             adapter_revision=adapter_revision,
             cache_dir=cache_dir,
             offline=offline,
+            loras=tuple(weighted(text) for text in loras or ()),
+            embeddings=tuple(worded(text) for text in embeddings or ()),
+            sampler=sampler,
+            config=config,
+            vae=vae,
         )
         making.animate(screen, loading, photo, prompt, request, output, overwrite, enlarge)
 
@@ -248,6 +370,21 @@ def motion_of(text: str) -> str | int | tuple[float, ...]:
         return text
 
 
+def weighted(text: str) -> str | tuple[str, float]:
+    """A file, or FILE=WEIGHT; a name may have an equals sign of its own."""
+    name, sign, weight = text.rpartition("=")
+    try:
+        return (name, float(weight)) if sign else text
+    except ValueError:
+        return text
+
+
+def worded(text: str) -> str | tuple[str, str]:
+    """A file, or FILE=WORD."""
+    name, sign, word = text.rpartition("=")
+    return (name, word) if sign and not Path(text).exists() else text
+
+
 def scales_of(text: str | None) -> Sequence[float] | None:
     """FreeU's four scales."""
     if text is None:
@@ -258,6 +395,32 @@ def scales_of(text: str | None) -> Sequence[float] | None:
             "E-FREEU-SCALE", f"--freeu has {len(scales)} scales.", "", "Give four, S1,S2,B1,B2: 0.9,0.2,1.2,1.4."
         )
     return scales
+
+
+def by_frames(given: list[str] | None, code: str, flag: str) -> dict[int, str]:
+    """What was given as FRAME=VALUE, by frames."""
+    found: dict[int, str] = {}
+    for text in given or []:
+        frame, equals, value = text.partition("=")
+        if not equals or not value or not frame.strip().isdecimal() or len(frame) > 9:
+            raise InputError(code, f"{flag} is {text!r}.", "", f"Give the number of a frame: {flag} 32=…")
+        if int(frame) in found:
+            raise InputError(code, f"{flag} is given twice for frame {int(frame)}.", "", "Give one.")
+        found[int(frame)] = value
+    return found
+
+
+def cut_of(enabled: bool | None, **settings: Any) -> dict[str, Any] | bool | None:
+    """The settings of windows that were given; False where they are off, None where nothing was said."""
+    given = {name: value for name, value in settings.items() if value is not None}
+    if given and enabled is False:
+        raise InputError(
+            "E-WINDOWS-OFF",
+            f"{', '.join(given)} of windows is given, and --no-windows.",
+            "It would be ignored.",
+            "Leave one of them out.",
+        )
+    return given if given or enabled else enabled
 
 
 def passes_of(enabled: bool, **settings: Any) -> dict[str, Any] | None:

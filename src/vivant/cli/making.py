@@ -17,8 +17,12 @@ from vivant.freeinit import FreeInit
 from vivant.media.frames import check_enlarge
 from vivant.media.still import Still, read_still
 from vivant.pia.freeu import FreeU
+from vivant.pia.windows import Windows, windows
 from vivant.placement import check_place
-from vivant.preflight.pia import Models, check_animate
+from vivant.preflight.additions import Embedding, Lora
+from vivant.preflight.models import Models, scheduler_of
+from vivant.preflight.pia import check_animate
+from vivant.request import PIARequest
 
 SHIPPED_BASE, SHIPPED_MOTION = str(pocket.base()), str(pocket.motion())
 FULL_SIZE = "SG161222/Realistic_Vision_V6.0_B1_noVAE"
@@ -40,6 +44,11 @@ class Loading:
     adapter_revision: str | None
     cache_dir: str | None
     offline: bool
+    loras: tuple[Lora, ...] = ()
+    embeddings: tuple[Embedding, ...] = ()
+    sampler: str | None = None
+    config: str | None = None
+    vae: str | None = None
 
     def _where(self) -> dict[str, Any]:
         return {
@@ -48,6 +57,11 @@ class Loading:
             "adapter_revision": self.adapter_revision,
             "cache_dir": self.cache_dir,
             "local_files_only": self.offline,
+            "loras": self.loras,
+            "embeddings": self.embeddings,
+            "sampler": self.sampler,
+            "config": self.config,
+            "vae": self.vae,
         }
 
     def check(self) -> Models:
@@ -72,11 +86,15 @@ class Loading:
             )
 
 
-def settings(passes: Mapping[str, Any] | None, scales: Sequence[float] | None) -> dict[str, Any]:
-    """FreeInit and FreeU of a request."""
+def settings(
+    passes: Mapping[str, Any] | None, scales: Sequence[float] | None, cut: Mapping[str, Any] | bool | None
+) -> dict[str, Any]:
+    """FreeInit, FreeU and windows of a request; windows are not in it where nothing was said of them."""
+    said = {} if cut is None else {"windows": Windows(**cut) if isinstance(cut, Mapping) else None}
     return {
         "free_init": None if passes is None else FreeInit(**passes),
         "freeu": None if scales is None else FreeU(*scales),
+        **said,
     }
 
 
@@ -123,26 +141,38 @@ def animate(
 ) -> None:
     """All of `vivant animate` behind the reading of its options."""
     check_enlarge(enlarge)
-    still = read_still(photo)
-    decided = check_animate(still, prompt, **request)
+    still, keyframe_paths = read_still(photo), dict(request["keyframes"])
+    keyframes = {frame: [read_still(path)] for frame, path in keyframe_paths.items()}
+    request = {**request, "keyframes": keyframes}
+    decided = check_animate(still, prompt, solver=scheduler_of(loading.sampler).solver, **request)
     count = decided.num_videos_per_prompt
     targets = [numbered(outputs, k, count) for k in range(count)]
-    check_targets([path for paths in targets for path in paths], [photo], overwrite, decided.fps)
+    sources = [photo, *keyframe_paths.values()]
+    check_targets([path for paths in targets for path in paths], sources, overwrite, decided.fps)
     models = loading.check()
-    check_animate(still, prompt, limits=models.limits, **request)
+    known: dict[str, Any] = {**request, "seed": decided.seed, "defaults": models.defaults}
+    decided = check_animate(still, prompt, solver=models.scheduler.solver, limits=models.limits, **known)
     with stoppable() as stopped:
         animator = loading.load(screen)
-        fields = decided.fields()
-        result = run(screen, animator, [still], fields, stopped)
+        result = run(screen, animator, [still], keyframes, decided, stopped)
     shown = write(screen, result, dict(enumerate(targets)), saving(result, overwrite, enlarge))
     finish(screen, result, shown)
 
 
 def run(
-    screen: Screen, animator: Animator, stills: list[Still], fields: Mapping[str, Any], stopped: Callable[[], bool]
+    screen: Screen,
+    animator: Animator,
+    stills: list[Still],
+    keyframes: Mapping[int, Sequence[Still]],
+    request: PIARequest,
+    stopped: Callable[[], bool],
 ) -> Result:
-    """Animate with progress; `fields` are those of a request."""
-    f, w, h = (fields[name] for name in ("num_frames", "width", "height"))
-    screen.say(f"Animating: {f} frames of {w} x {h}, {fields['num_inference_steps']} steps, seed {fields['seed']}.")
+    """Animate with progress, as everything was decided."""
+    f, w, h = request.num_frames, request.width, request.height
+    cuts = len(windows(f, request.windows))
+    cut = f" in {cuts} windows" if cuts > 1 else ""
+    steps, seed = request.num_inference_steps, request.seed
+    screen.say(f"Animating: {f} frames of {w} x {h}{cut}, {steps} steps, seed {seed}.")
+    fields: dict[str, Any] = {**request.fields(), "keyframes": keyframes}
     with screen.progress() as meter:
         return animator.animate(stills, progress=meter.step, cancel=stopped, **fields)

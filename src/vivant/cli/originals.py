@@ -1,8 +1,9 @@
 """What a recipe holds only the hashes of, known by its content: pictures and identities. Imports torch."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from vivant.cli.recipes import Made
 from vivant.consisid.identity_file import People, load_identity, read_people
@@ -10,6 +11,7 @@ from vivant.errors import InputError, VivantError
 from vivant.faces.face import Face
 from vivant.media.recipe import image_digest, named
 from vivant.media.still import Still, declared_size, read_still
+from vivant.preflight.additions import Recorded, file_digest
 
 PICTURES = (
     *(".png", ".jpg", ".jpeg", ".jp2", ".webp", ".avif", ".heic", ".heif"),
@@ -91,6 +93,50 @@ def _beside(file: Path, suffixes: tuple[str, ...]) -> Iterator[Path]:
         except OSError:  # it may be entered and not listed
             continue
         yield from (path for path in islice(held, MAX_FILES) if path.suffix.lower() in suffixes and path != clip)
+
+
+def find_additions(recorded: Sequence[Recorded], given: Sequence[str] | None, file: Path) -> tuple[Recorded, ...]:
+    """Where the files that changed the model lie, known by their content; those of the hub may be nowhere yet.
+
+    Raises:
+        InputError: E-REDO-ADDITION for one that is not at hand, or that is given and not in the recipe.
+    """
+    wanted = {one.sha256 for one in recorded}
+    places: dict[str, Path] = {}
+    for path in map(Path, given or ()):
+        digest = _digest(path)
+        if digest not in wanted:
+            raise InputError(
+                "E-REDO-ADDITION",
+                f"{path} is given, and the recipe was made without it.",
+                "",
+                "Give the originals, or leave it out.",
+            )
+        places[digest] = path
+    found: list[Recorded] = []
+    for one in recorded:
+        name = PurePosixPath(one.origin["file"] or "").name
+        near = [folder / name for folder in dict.fromkeys((file.resolve().parent, Path.cwd()))]
+        for path in near if one.sha256 not in places else ():
+            if path.is_file() and _digest(path) == one.sha256:
+                places[one.sha256] = path
+        path = places.get(one.sha256)
+        if path is None and not one.origin.get("hub"):
+            raise InputError(
+                "E-REDO-ADDITION",
+                f"The recipe was made with the file {name}, which is not at hand.",
+                "A recipe holds its hash only, and it is neither beside the clip nor in the current folder.",
+                "Give it with --addition.",
+            )
+        found.append(replace(one, path=path))
+    return tuple(found)
+
+
+def _digest(path: Path) -> str:
+    try:
+        return file_digest(path)
+    except OSError as error:
+        raise InputError("E-REDO-ADDITION", f"{path} cannot be read: {error}.", "", "Give the file.") from None
 
 
 def find_people(

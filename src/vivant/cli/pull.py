@@ -1,8 +1,6 @@
 """`vivant pull`: fetch a published repository, after it was said what and under which licences."""
 
 import sys
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -12,7 +10,7 @@ from vivant.cli.screen import Screen, clean, print_json, reporting, size
 from vivant.errors import Cancelled, InputError
 
 if TYPE_CHECKING:
-    from vivant.hub.pull import Entry, Plan, Progress
+    from vivant.hub.pull import Plan
 
 
 def pull(
@@ -57,11 +55,11 @@ def pull(
             _ask(screen, plan, accept_licence)
             hub.accept(plan)
         try:
-            with _bar(screen, "Fetching", plan.absent) as progress:
+            with screen.bytes("Fetching", plan.fetch_size) as progress:
                 fetched = hub.fetch(plan, progress)
-            with _bar(screen, "Comparing", plan.entries) as progress:
+            with screen.bytes("Comparing", plan.size) as progress:
                 hub.verify(plan, progress)
-            with _bar(screen, "Converting", plan.pickles) as progress:
+            with screen.bytes("Converting", sum(entry.size for entry in plan.pickles)) as progress:
                 written = hub.convert(plan, progress)
             hub.name_revision(plan)
         except KeyboardInterrupt:
@@ -81,23 +79,19 @@ def described(plan: "Plan") -> list[str]:
     absent = set(plan.absent)
     lines = [f"{plan.repo} at commit {plan.commit}, to {plan.folder}"]
     for entry in plan.entries:
-        lines.append(f"  {_size(entry.size):>9}  {entry.name}{'' if entry in absent else ' (at hand)'}")
-    lines.append(f"{len(plan.entries)} files, {_size(plan.size)}; to fetch: {_size(plan.fetch_size)}.")
+        lines.append(f"  {size(entry.size):>9}  {entry.name}{'' if entry in absent else ' (at hand)'}")
+    lines.append(f"{len(plan.entries)} files, {size(plan.size)}; to fetch: {size(plan.fetch_size)}.")
     if plan.convert_size:
-        lines.append(f"Pickles are converted, which takes {_size(plan.convert_size)} more.")
+        lines.append(f"Pickles are converted, which takes {size(plan.convert_size)} more.")
     if plan.left_out:
         rest = sum(entry.size for entry in plan.left_out)
         lines.append(
-            f"Left out: {len(plan.left_out)} files, {_size(rest)}, which vivant does not read or was not asked."
+            f"Left out: {len(plan.left_out)} files, {size(rest)}, which vivant does not read or was not asked."
         )
     lines.append("Licences:")
     for licence in plan.licences:
         lines.append(f"  {licence.part}: {licence.terms}{f' ({licence.link})' if licence.link else ''}")
     return lines
-
-
-def _size(num_bytes: int) -> str:
-    return size(num_bytes) if num_bytes >= 2**20 else f"{num_bytes / 2**10:.1f} KiB"
 
 
 def _object(plan: "Plan") -> dict[str, Any]:
@@ -129,18 +123,3 @@ def _ask(screen: Screen, plan: "Plan", accepted: bool) -> None:
         "; ".join(f"{licence.part}: {licence.terms}" for licence in plan.licences) + ". Nothing was fetched.",
         "If you accept them, pull again and say so, or add --accept-licence.",
     )
-
-
-@contextmanager
-def _bar(screen: Screen, doing: str, entries: "Sequence[Entry]") -> "Generator[Progress]":
-    """A bar of bytes on a terminal; elsewhere nothing."""
-    console = screen.err
-    if screen.json or not console.is_terminal:
-        yield lambda name, count: None
-        return
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-
-    columns = TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn()
-    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bar:
-        task = bar.add_task(doing, total=sum(entry.size for entry in entries))
-        yield lambda name, count: bar.update(task, description=f"{doing} {clean(name)[-40:]}", advance=count)

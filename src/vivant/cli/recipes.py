@@ -1,26 +1,34 @@
 """The fields of a recipe, each checked: it may come from a stranger, and nothing in it is believed. Imports torch."""
 
+import math
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
 from vivant.errors import LoadError, VivantError
 from vivant.hub.repo import is_hub_id
 from vivant.media.frames import check_enlarge
+from vivant.preflight.additions import KINDS, Recorded
 from vivant.request import ConsisIDRequest, PIARequest, texts
 from vivant.schedulers import SCHEDULERS, Scheduler
 
 MAX_TRAINING_STEPS = 10_000
+MAX_ADDITIONS = 100
 
 
 class Origin(NamedTuple):
-    """Where a model came from: a hub id with its commit, the name of a local folder, or one that ships with vivant."""
+    """Where a model came from: a hub id with its commit, the name of a folder or file, or one that ships with vivant.
+
+    Of a file on the hub, `file` is its path in the repository.
+    """
 
     hub: str | None
     revision: str | None
     folder: str | None
     shipped: str | None
+    file: str | None = None
 
 
 @dataclass(frozen=True)
@@ -36,8 +44,9 @@ class Made:
         device: where they computed.
         scheduler: with which.
         enlarged: how many times as long the sides were written.
-        pictures: hashes of the pictures.
+        pictures: hashes of the pictures, then of those of the keyframes.
         sizes: their width and height.
+        keyframes: how many pictures each keyframe has.
         versions: of packages.
     """
 
@@ -51,6 +60,7 @@ class Made:
     enlarged: int
     pictures: tuple[str, ...]
     sizes: tuple[tuple[int, int], ...]
+    keyframes: tuple[int, ...]
     versions: Mapping[str, str]
 
 
@@ -79,15 +89,18 @@ def made_of(recipe: Mapping[str, Any], request: PIARequest | ConsisIDRequest, pe
     hashes, clip = texts_of(recipe, "frames_hashes"), recipe.get("clip", 0)
     if type(clip) is not int or not 0 <= clip < len(hashes):
         raise wrong("clip", clip)
-    sizes = picture.get("sizes")
-    if not isinstance(sizes, list) or not all(isinstance(s, list) and len(s) == 2 for s in sizes):
-        raise wrong("image.sizes", sizes)
+    digests, sizes = _pictures_of(picture)
+    further = picture.get("keyframes", [])
+    if not isinstance(further, list) or len(further) != len(getattr(request, "keyframes", ())):
+        raise wrong("image.keyframes", further)
+    keyframes = [_pictures_of(group if isinstance(group, dict) else {}) for group in further]
     enlarge = recipe.get("enlarged", 1)
     check_enlarge(enlarge)
     seeds = request.seed if isinstance(request.seed, tuple) else (request.seed,)
     if None in (request.height, request.width) or -1 in seeds:
         raise wrong("request", f"{request.height} x {request.width}, seed {request.seed}")  # nothing to repeat
-    batch = max(len(texts(request.prompt)), len(texts(request.negative_prompt)), len(sizes), people)
+    counts = tuple(len(group) for group, _ in keyframes)
+    batch = max(request.num_prompts, len(texts(request.negative_prompt)), len(sizes), people, *counts)
     if len(hashes) != batch * request.num_videos_per_prompt:
         raise wrong("frames_hashes", len(hashes))
     return Made(
@@ -99,10 +112,19 @@ def made_of(recipe: Mapping[str, Any], request: PIARequest | ConsisIDRequest, pe
         device=text_of(recipe, "device"),
         scheduler=scheduler_of(dict_of(models, "scheduler")),
         enlarged=enlarge,
-        pictures=texts_of(picture, "digests"),
-        sizes=tuple((int(w), int(h)) for w, h in sizes),
+        pictures=tuple(digest for group, _ in [(digests, sizes), *keyframes] for digest in group),
+        sizes=tuple(size for _, group in [(digests, sizes), *keyframes] for size in group),
+        keyframes=counts,
         versions=named_texts_of(recipe, "versions"),
     )
+
+
+def _pictures_of(picture: Mapping[str, Any]) -> tuple[tuple[str, ...], list[tuple[int, int]]]:
+    """Hashes of pictures, and their width and height."""
+    sizes = picture.get("sizes")
+    if not isinstance(sizes, list) or not all(isinstance(s, list) and len(s) == 2 for s in sizes):
+        raise wrong("image.sizes", sizes)
+    return texts_of(picture, "digests"), [(int(w), int(h)) for w, h in sizes]
 
 
 def wrong(name: str, value: object) -> LoadError:
@@ -152,14 +174,45 @@ def named_texts_of(values: Mapping[str, Any], name: str) -> dict[str, str]:
     return found
 
 
+def additions_of(models: Mapping[str, Any]) -> tuple[Recorded, ...]:
+    """The files that changed the model; none in recipes from before there were any."""
+    found = models.get("additions", [])
+    if not isinstance(found, list) or len(found) > MAX_ADDITIONS or not all(isinstance(one, dict) for one in found):
+        raise wrong("models.additions", found)
+    return tuple(_addition_of(one) for one in found)
+
+
+def _addition_of(value: Mapping[str, Any]) -> Recorded:
+    origin = {name: optional_of(value, name) for name in ("file", "hub", "revision") if name in value}
+    file, hub = text_of(value, "file"), origin.get("hub")
+    if (hub is not None and not is_hub_id(hub)) or not _is_file_name(file, in_repository=hub is not None):
+        raise wrong("models.additions", value)
+    sha256, weight = text_of(value, "sha256"), value.get("weight")
+    if isinstance(weight, bool) or not isinstance(weight, int | float) or not math.isfinite(weight):
+        raise wrong("models.additions.weight", weight)
+    kind: Any = choice_of(value, "kind", KINDS)
+    return Recorded(kind, sha256, origin, weight, optional_of(value, "token"))
+
+
+def _is_file_name(text: str, *, in_repository: bool) -> bool:
+    """Whether it is the name of a file, or its path inside a repository, and leads nowhere else."""
+    path = PurePosixPath(text)
+    plain = bool(path.parts) and "\\" not in text and ".." not in path.parts and not path.is_absolute()
+    return plain and (in_repository or len(path.parts) == 1)
+
+
 def origin_of(value: object, name: str, shipped: tuple[str, ...] = ()) -> Origin:
     """Where a model came from; `shipped` are the names that it may have in the package itself."""
     if not isinstance(value, dict):
         raise wrong(name, value)
     origin = Origin(*(optional_of(value, field) for field in Origin._fields))
     named = {
-        field: getattr(origin, field) for field in ("hub", "folder", "shipped") if getattr(origin, field) is not None
+        field: getattr(origin, field)
+        for field in ("hub", "folder", "shipped", "file")
+        if getattr(origin, field) is not None
     }
+    if origin.file is not None and not _is_file_name(origin.file, in_repository=origin.hub is not None):
+        raise wrong(name, value)
     # Exactly what would be read, and nothing beside it: a name that ships becomes a path.
     if not named or (origin.hub is not None and not is_hub_id(origin.hub)):
         raise wrong(name, value)

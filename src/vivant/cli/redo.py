@@ -18,12 +18,20 @@ def redo(
         list[str] | None,
         Option("--identity", help="The identity, of a portrait; likewise."),
     ] = None,
-    base: Annotated[str | None, Option("--base", help="The base, where the recipe names a folder.")] = None,
+    base: Annotated[str | None, Option("--base", help="The base, where the recipe names a folder or file.")] = None,
     motion_adapter: Annotated[
-        str | None, Option("--motion-adapter", help="The adapter, where the recipe names a folder.")
+        str | None, Option("--motion-adapter", help="The adapter, where the recipe names a folder or file.")
+    ] = None,
+    vae: Annotated[str | None, Option("--vae", help="The VAE, where the recipe names a folder or file.")] = None,
+    config: Annotated[
+        str | None, Option("--config", help="The configurations of a base in one file, likewise.")
     ] = None,
     model: Annotated[
         str | None, Option("--model", help="The model of a portrait, where the recipe names a folder.")
+    ] = None,
+    addition: Annotated[
+        list[str] | None,
+        Option("--addition", help="A LoRA or embedding of the recipe; if not given, it is looked for beside the file."),
     ] = None,
     output: Annotated[
         list[str] | None, Option("--output", "-o", help="Where to write; FILE-redo with its suffix if not given.")
@@ -58,7 +66,10 @@ def redo(
             identities=identity,
             base=base,
             motion_adapter=motion_adapter,
+            vae=vae,
+            config=config,
             model=model,
+            additions=addition,
             outputs=output or [default_output(file)],
             device=device,
             residency=residency.value,

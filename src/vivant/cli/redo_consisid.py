@@ -46,7 +46,8 @@ def again(screen: Screen, raw: Mapping[str, Any], asked: Asked) -> None:
     """All of `vivant redo` for this kind."""
     recipe = parse(raw)
     made, request = recipe.made, recipe.request
-    asked.check_unread("ConsisID", base=asked.base, motion_adapter=asked.motion_adapter)
+    unread = {name: getattr(asked, name) for name in ("base", "motion_adapter", "vae", "config")}
+    asked.check_unread("ConsisID", **unread, addition=asked.additions)
     places, people = find_people(recipe.people, asked.identities, Path(asked.file))
     pictures = find_pictures(made, asked.images, Path(asked.file))
     sources = [asked.file, *places, *(path for path, _ in pictures)]

@@ -76,6 +76,11 @@ def clean(text: str) -> str:
     return "".join(c if c == "\n" or not _steers(c) else c.encode("unicode_escape").decode() for c in text)
 
 
+def one_line(text: str) -> str:
+    """As `clean`, and without line breaks: names of files may hold them."""
+    return clean(text).replace("\n", "\\n")
+
+
 def _steers(char: str) -> bool:
     return char in BIDI or unicodedata.category(char) in ("Cc", "Cs")
 
@@ -149,6 +154,21 @@ class Screen:
             bar.add_task(doing, total=None, rest="")
             yield Meter(bar, doing)
 
+    @contextmanager
+    def bytes(self, doing: str, total: int) -> "Generator[Callable[[str, int], None]]":
+        """A bar of bytes on a terminal, elsewhere nothing; what is given takes a file's name and how many more."""
+        console = self.err
+        if self.json or not console.is_terminal:
+            yield lambda name, count: None
+            return
+        from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.progress import TransferSpeedColumn as Speed
+
+        columns = TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), Speed()
+        with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bar:
+            task = bar.add_task(doing, total=total)
+            yield lambda name, count: bar.update(task, description=f"{doing} {one_line(name)[-40:]}", advance=count)
+
 
 class Meter:
     """What a bar shows of a run; without a bar, nothing."""
@@ -183,7 +203,9 @@ def duration(seconds: float) -> str:
 
 def size(num_bytes: int) -> str:
     """Bytes as people read them."""
-    return f"{num_bytes / 2**30:.1f} GiB" if num_bytes >= 2**30 else f"{num_bytes / 2**20:.0f} MiB"
+    if num_bytes >= 2**30:
+        return f"{num_bytes / 2**30:.1f} GiB"
+    return f"{num_bytes / 2**20:.0f} MiB" if num_bytes >= 2**20 else f"{num_bytes / 2**10:.1f} KiB"
 
 
 @contextmanager

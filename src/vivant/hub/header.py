@@ -47,8 +47,7 @@ def read_header(path: Path) -> Header:
         LoadError: E-WEIGHTS-BROKEN for a damaged file, E-WEIGHTS-PICKLE for a pickle that holds more than data.
     """
     if not is_safetensors(path):
-        stored = {name: _stored(value) for name, value in flat(read_object(path), path)}
-        return Header(stored, {})
+        return header_of(dict(flat(read_object(path), path)))
     try:
         with safe_open(path, framework="pt", device="cpu") as file:  # it checks lengths, offsets and overlaps
             slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
@@ -56,6 +55,11 @@ def read_header(path: Path) -> Header:
             return Header(stored, dict(file.metadata() or {}))
     except (SafetensorError, OSError, ValueError) as error:
         raise broken(path, error) from None
+
+
+def header_of(tensors: Mapping[str, Tensor]) -> Header:
+    """The header that a file of these tensors would have."""
+    return Header({name: _stored(value) for name, value in tensors.items()}, {})
 
 
 def flat(content: Any, path: Path) -> Iterator[tuple[str, Tensor]]:

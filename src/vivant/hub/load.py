@@ -19,6 +19,7 @@ from vivant.config import load_json
 from vivant.errors import LoadError, OutputError
 from vivant.hub.repo import MODEL, TRANSFORMERS, check_variant, pick_weights, read_weight_name
 from vivant.hub.report import compare
+from vivant.placement import pages
 
 WEIGHTS = (f"{MODEL}*.safetensors", f"{MODEL}*.safetensors.index*.json", f"{MODEL}*.bin", f"{MODEL}*.bin.index*.json")
 """Glob patterns of the weight files of a diffusion component."""
@@ -57,7 +58,7 @@ def read_weights(folder: Path, variant: str | None = None, stem: str = MODEL) ->
     if not choice.endswith(".json"):
         return read_file(folder / choice)
     state: dict[str, Tensor] = {}
-    for shard in _shards(folder, choice):
+    for shard in shards(folder, choice):
         state.update(read_file(shard))
     return state
 
@@ -79,7 +80,7 @@ def check_no_pickle(folder: Path, variant: str | None = None) -> None:
         )
 
 
-def _shards(folder: Path, index: str) -> list[Path]:
+def shards(folder: Path, index: str) -> list[Path]:
     """The shard files that an index names, all inside the folder and all present."""
     table = load_json(folder / index).get("weight_map")
     if not isinstance(table, dict) or not all(isinstance(name, str) for name in table.values()):
@@ -155,6 +156,20 @@ def broken(path: Path, error: Exception) -> LoadError:
     )
 
 
+def cast(state: Mapping[str, Tensor], dtype: torch.dtype | None) -> dict[str, Tensor]:
+    """Floating tensors in `dtype`; those that have it, or all where it is None, are the same objects.
+
+    What was read from a file only to be converted is given back at once, so that the peak is one copy, not two.
+    """
+    result = dict(state)
+    for name, value in state.items():
+        if dtype is not None and value.is_floating_point() and value.dtype != dtype:
+            result[name] = value.to(dtype)
+            if not value.is_meta and value.device.type == "cpu" and value.numel():
+                pages.give_back(pages.spans([value]))
+    return result
+
+
 def check_keys(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], owner: str, origin: str) -> None:
     """Refuse tensors that do not fit a network, saying which and what the nearest names are.
 
@@ -204,7 +219,7 @@ def write_weights(
             part = f"-{i:05d}-of-{len(shards):05d}" if len(shards) > 1 else ""
             final = f"{stem}{dotted}{part}.safetensors"
             written[final] = f".{final}.{mark}"
-            save_file(_own_storage(state, names), folder / written[final], metadata={"format": "pt"})
+            save_file(own_storage(state, names), folder / written[final], metadata={"format": "pt"})
         if len(shards) > 1:
             index = f"{stem}.safetensors.index{dotted}.json"
             written[index] = f".{index}.{mark}"
@@ -257,7 +272,7 @@ def _split(state: Mapping[str, Tensor], limit: int) -> Iterator[list[str]]:
     yield group
 
 
-def _own_storage(state: Mapping[str, Tensor], names: list[str]) -> dict[str, Tensor]:
+def own_storage(state: Mapping[str, Tensor], names: list[str]) -> dict[str, Tensor]:
     """Contiguous tensors on the CPU that share no memory, as the format demands; copies only where needed."""
     seen: set[int] = set()
     result = {}

@@ -62,3 +62,39 @@ def _listed(names: Iterable[str], first: int, total: int | None = None) -> str:
 def _with_nearest(name: str, missing: tuple[str, ...]) -> str:
     near = difflib.get_close_matches(name, missing[:5000], n=1)
     return f"{name} (nearest missing: {near[0]})" if near else name
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What came of the tensors of one file that was read into networks.
+
+    Attributes:
+        origin: the file.
+        kind: what it is, by its tensors.
+        base: the family of models that it was taken for.
+        matched: how many of its tensors are in use now.
+        aside: names left aside since no network of ours has their like: averages and tables of the training, tensors
+            of components that were given in their place.
+        unmatched: names that nothing is known of; they were left aside too.
+    """
+
+    origin: str
+    kind: str
+    base: str
+    matched: int
+    aside: tuple[str, ...] = ()
+    unmatched: tuple[str, ...] = ()
+
+    @property
+    def share(self) -> float:
+        """Part of the tensors that could be in use and are, 0 to 1."""
+        return self.matched / max(1, self.matched + len(self.unmatched))
+
+    def sentence(self) -> str:
+        """For people."""
+        parts = [f"{self.matched} tensors of {self.origin} ({self.kind}) are in use"]
+        if self.aside:
+            parts.append(f"{len(self.aside)} were left aside ({_listed(self.aside, 2)})")
+        if self.unmatched:
+            parts.append(f"{len(self.unmatched)} are unknown ({_listed(self.unmatched, 2)})")
+        return "; ".join(parts) + "."

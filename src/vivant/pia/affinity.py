@@ -80,32 +80,54 @@ def from_original(scale: int) -> str:
     return ORIGINAL[scale]
 
 
-def curve(motion: Motion, num_frames: int, cond_frame: int = 0) -> tuple[float, ...]:
-    """The affinity of every frame of a clip.
+def nearest(num_frames: int, pictures: Sequence[int]) -> tuple[int, ...]:
+    """For every frame of a clip the index of the picture that is nearest to it; of two, that of the earlier frame.
 
-    Named rows are read by the distance from `cond_frame`; the last entry continues, extra ones are cut off. Loop rows
+    Args:
+        num_frames: length of the clip.
+        pictures: the frames that pictures belong to, in any order.
+    """
+    order = sorted(range(len(pictures)), key=lambda k: pictures[k])
+    return tuple(min(order, key=lambda k: abs(i - pictures[k])) for i in range(num_frames))
+
+
+def curve(motion: Motion, num_frames: int, cond_frame: int = 0, keyframes: Sequence[int] = ()) -> tuple[float, ...]:
+    """The affinity of every frame of a clip to its picture, which is the nearest one.
+
+    Named rows are read by the distance from that; the last entry continues, extra ones are cut off. Loop rows
     are different: they are stretched to the clip's length, so that a loop of any length closes. The row is read at the
     normalised positions i / (num_frames - 1) with linear interpolation (16 frames give the row itself), and
     `cond_frame` turns the closed curve, whose period is num_frames - 1, so that it starts there. The first and the last
     frame then still have equal affinities; only with `cond_frame` at an end are both the picture itself.
-    A free curve already says everything and takes no `cond_frame`.
+    A free curve already says everything; `cond_frame` then only says, with `keyframes`, which picture is nearest.
 
     Args:
         motion: anything that `parse` takes.
         num_frames: length of the clip, at least 1.
         cond_frame: the frame that the picture belongs to, 0 to num_frames - 1.
+        keyframes: the frames that further pictures belong to.
 
     Raises:
-        InputError: those of `parse`, E-MOTION-FRAMES, E-MOTION-COND-FRAME, and E-MOTION-CURVE for a wrong length.
+        InputError: those of `parse`, E-MOTION-FRAMES, E-MOTION-COND-FRAME, E-MOTION-CURVE for a wrong length,
+            E-KEYFRAME, and E-KEYFRAME-LOOP for loop rows with keyframes.
     """
     _check_clip(num_frames, cond_frame)
+    _check_keyframes(num_frames, cond_frame, keyframes)
     named = parse(motion)
     if not isinstance(named, str):
-        return _check_fit(named, num_frames, cond_frame)
-    table = TABLES[named]
+        return _check_fit(named, num_frames, 0 if keyframes else cond_frame)
+    table, pictures = TABLES[named], (cond_frame, *keyframes)
     if named.startswith("loop:"):
+        if keyframes:
+            raise InputError(
+                "E-KEYFRAME-LOOP",
+                f"The motion {named} leads from one picture back to it, and there are keyframes.",
+                "",
+                "Use an animate: or style: motion, or a free curve; or leave the keyframes out.",
+            )
         return _loop(table, num_frames, cond_frame)
-    return tuple(table[min(abs(i - cond_frame), len(table) - 1)] for i in range(num_frames))
+    distances = (abs(i - pictures[k]) for i, k in enumerate(nearest(num_frames, pictures)))
+    return tuple(table[min(distance, len(table) - 1)] for distance in distances)
 
 
 def _loop(table: tuple[float, ...], num_frames: int, cond_frame: int) -> tuple[float, ...]:
@@ -188,3 +210,20 @@ def _check_clip(num_frames: int, cond_frame: int) -> None:
             f"cond_frame = {cond_frame!r} is not a frame of this clip.",
             f"Its frames are 0 to {num_frames - 1}.",
         )
+
+
+def _check_keyframes(num_frames: int, cond_frame: int, keyframes: Sequence[int]) -> None:
+    for k, frame in enumerate(keyframes):
+        if not isinstance(frame, int) or isinstance(frame, bool) or not 0 <= frame < num_frames:
+            raise InputError(
+                "E-KEYFRAME",
+                f"The keyframe {frame!r} is not a frame of this clip.",
+                f"Its frames are 0 to {num_frames - 1}.",
+            )
+        if frame == cond_frame or frame in keyframes[:k]:
+            raise InputError(
+                "E-KEYFRAME",
+                f"Frame {frame} has two pictures.",
+                f"The first picture belongs to frame {cond_frame} (cond_frame).",
+                "Give every picture a frame of its own.",
+            )

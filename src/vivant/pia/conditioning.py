@@ -1,14 +1,16 @@
 """What PIA looks at and what does not change between steps: pictures, mask, prompts."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Self
 
 import torch
 from einops import rearrange, repeat
 from jaxtyping import Float
 from torch import Tensor
 
+from vivant.pia.picture_prompt import SeenPictures, beside
 from vivant.pia.unet import Text, UNetMotionModel
 from vivant.prompts import Prompts
 from vivant.rng import Rng
@@ -47,13 +49,21 @@ class Conditioning:
     picture: Float[Tensor, "b 5 f h w"]
     prompts: Prompts
 
+    def of_frames(self, frames: Sequence[int]) -> Self:
+        """The same for some frames. The prompts stay: their keys and values are taken apart, see `Text.of_frames`."""
+        return replace(self, picture=self.picture[:, :, list(frames)])
 
-def reader(unet: UNetMotionModel) -> Callable[[Prompts, int], Text]:
-    """Keys and values of prompts, computed once and again only when the prompts or the evaluations change."""
+
+def reader(unet: UNetMotionModel, pictures: SeenPictures | None = None) -> Callable[[Prompts, int], Text]:
+    """Keys and values of prompts, computed once and again only when the prompts or the evaluations change.
+
+    Those of `pictures`, which stay the same throughout, are put beside them.
+    """
 
     @lru_cache(maxsize=1)
     def read(prompts: Prompts, num_evaluations: int) -> Text:
-        return unet.read_text(prompts.stacked(num_evaluations).to(unet.device, unet.dtype), prompts.per_frame)
+        text = unet.read_text(prompts.stacked(num_evaluations).to(unet.device, unet.dtype), prompts.per_frame)
+        return text if pictures is None else beside(text, pictures, num_evaluations)
 
     return read
 
@@ -76,15 +86,22 @@ def encode_still(
     return still.repeat_interleave(batch // still.shape[0], dim=0) * vae.settings.scaling_factor
 
 
-def still_on_frames(still: Float[Tensor, "b c h w"], num_frames: int) -> Float[Tensor, "b c f h w"]:
-    """The picture on every frame, as a view."""
-    return rearrange(still, "b c h w -> b c 1 h w").expand(-1, -1, num_frames, -1, -1)
+def stills_on_frames(stills: Sequence[Float[Tensor, "b c h w"]], nearest: Sequence[int]) -> Float[Tensor, "b c f h w"]:
+    """On every frame the picture that is nearest to it; a view where there is only one.
+
+    Args:
+        stills: latents of the pictures.
+        nearest: for every frame the index of its picture.
+    """
+    if len(stills) == 1:
+        return rearrange(stills[0], "b c h w -> b c 1 h w").expand(-1, -1, len(nearest), -1, -1)
+    return torch.stack(list(stills), dim=2)[:, :, list(nearest)]
 
 
 def picture_channels(
-    still: Float[Tensor, "b 4 h w"], affinity: Sequence[float], dtype: torch.dtype
+    stills: Float[Tensor, "b 4 f h w"], affinity: Sequence[float], dtype: torch.dtype
 ) -> Float[Tensor, "b 5 f h w"]:
-    """Mask and picture: frame i of the mask holds how close frame i stays to the picture."""
-    b, _, h, w = still.shape
-    mask = repeat(torch.tensor(affinity, device=still.device), "f -> b 1 f h w", b=b, h=h, w=w)
-    return torch.cat([mask, still_on_frames(still, len(affinity))], dim=1).to(dtype)
+    """Mask and pictures: frame i of the mask holds how close frame i stays to its picture."""
+    b, _, _, h, w = stills.shape
+    mask = repeat(torch.tensor(affinity, device=stills.device), "f -> b 1 f h w", b=b, h=h, w=w)
+    return torch.cat([mask, stills], dim=1).to(dtype)

@@ -5,6 +5,7 @@ from typing import Literal, get_args
 
 from vivant.config import check_groups, only
 from vivant.errors import InputError
+from vivant.pia.windows import LENGTH, Windows
 
 PerBlock = int | tuple[int, ...]
 Numerics = Literal["original", "diffusers"]
@@ -29,14 +30,21 @@ def default_size(sample_size: int | tuple[int, int] | None) -> tuple[int, int]:
     return sample_size if isinstance(sample_size, tuple) else (sample_size or 64, sample_size or 64)
 
 
-def check_frames(num_frames: int, limit: int) -> None:
-    """Refuse (E-FRAMES-MAX) clips that are longer than the motion modules' position table."""
-    if num_frames > limit:
+def check_frames(num_frames: int, limit: int, windows: Windows | None = None) -> None:
+    """Refuse (E-FRAMES-MAX) clips, or windows of them, that are longer than the motion modules' position table."""
+    if windows is None and num_frames > limit:
         raise InputError(
             "E-FRAMES-MAX",
             f"{num_frames} frames are more than the {limit} positions of the motion modules.",
             "",
-            f"Ask for at most {limit} frames.",
+            f"Ask for at most {limit} frames, or for windows of them: windows=Windows({min(LENGTH, limit)}).",
+        )
+    if windows is not None and min(num_frames, windows.length) > limit:
+        raise InputError(
+            "E-FRAMES-MAX",
+            f"Windows of {windows.length} frames are more than the {limit} positions of the motion modules.",
+            "",
+            f"Ask for windows of at most {limit} frames.",
         )
 
 

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
@@ -18,10 +19,12 @@ from vivant.pia.conditioning import (
     encode_still,
     picture_channels,
     reader,
-    still_on_frames,
+    stills_on_frames,
 )
 from vivant.pia.freeu import FreeU
+from vivant.pia.picture_prompt import PicturePrompt, SeenPictures, see
 from vivant.pia.unet import Text, UNetMotionModel
+from vivant.pia.windows import Window, repeated_noise, windows
 from vivant.placement import MemoryPolicy, active
 from vivant.prompts import Prompts
 from vivant.request import PIARequest
@@ -50,11 +53,15 @@ class Given:
         pixels: pictures of the clip's size, RGB in [-1, 1]; one, or one for each prompt.
         prompts: encoded prompts for all b clips.
         latents: initial noise in place of the first draw, before scaling by the solver.
+        pictures: what IP-Adapters are shown.
+        keyframes: pictures like `pixels` for the keyframes of the request, in their order.
     """
 
     pixels: Float[Tensor, "k 3 i j"]
     prompts: Prompts
     latents: Float[Tensor, "b 4 f h w"] | None = None
+    pictures: tuple[PicturePrompt, ...] = ()
+    keyframes: tuple[Float[Tensor, "..."], ...] = ()
 
 
 def schedules(solver: Solver, request: PIARequest) -> tuple[Schedule, ...]:
@@ -89,15 +96,15 @@ def generate(parts: Parts, request: PIARequest, given: Given, rng: Rng, on_step:
         parts: the components.
         request: what is asked for; its height and width are set.
         given: its tensors.
-        rng: source of all draws: initial noise, the picture's posterior, the second noise of `strength`, then the
-            solver's and FreeInit's.
+        rng: source of all draws: initial noise, the picture's posterior, those of the keyframes, the second noise of
+            `strength`, the shuffles of FreeNoise, then the solver's and FreeInit's.
         on_step: see `vivant.denoise.run`; `State.i` counts over all FreeInit iterations.
 
     Returns:
         Latents `b 4 f h w` in float32, ready to decode.
     """
     plans = schedules(parts.solver, request)
-    batch = given.prompts.positive.shape[0]
+    batch = given.prompts.num_clips(request.num_frames)
     height, width = (given.pixels.shape[i] // parts.vae.factor for i in (2, 3))
     shape = (batch, parts.unet.settings.out_channels, request.num_frames, height, width)
     device = parts.memory.device
@@ -105,25 +112,33 @@ def generate(parts: Parts, request: PIARequest, given: Given, rng: Rng, on_step:
     # In one step, since not every device holds the float64 that may be given.
     noise = rng.normal(shape, device) if given.latents is None else given.latents.to(device, torch.float32)
     with active(parts.vae, parts.memory) as vae:
-        still = encode_still(vae, given.pixels, batch, rng).to(device)
+        stills = [encode_still(vae, given.pixels, batch, rng).to(device)]
+        stills += [encode_still(vae, pixels, batch, rng).to(device) for pixels in given.keyframes]
     restart = rng.normal(shape, device) if request.strength < 1 and given.latents is None else noise
+    shuffle = rng.normal((batch, request.num_frames), device) if _repeats(request, given) else None
+    restart = _repeated(restart, shuffle, request)
+    seen = see(given.pictures, parts.unet, batch, (height, width), parts.memory)
 
     with active(parts.unet, parts.memory) as unet, _reweighed(unet, request.freeu):
         unet.prepare()
-        conditioning = Conditioning(picture_channels(still, request.affinity, unet.dtype), given.prompts)
+        clean = stills_on_frames(stills, request.nearest)
+        conditioning = Conditioning(picture_channels(clean, request.affinity, unet.dtype), given.prompts)
         guidance = Guidance(request.guidance_scale, request.image_guidance_scale)
-        step = stepper(unet, parts.solver, lambda: rng.normal(shape, device), request.eta)
+        cuts = windows(request.num_frames, request.windows)
+        step = stepper(unet, parts.solver, lambda: rng.normal(shape, device), request.eta, cuts, seen)
         filter_ = low_pass(*shape[2:], request.free_init) if request.free_init else None
 
         done, x = 0, torch.empty(0)
         for k, plan in enumerate(plans):
             if k == 0 and request.strength < 1:
-                x = parts.solver.add_noise(still_on_frames(still, request.num_frames), restart, plan[0])
+                x = parts.solver.add_noise(clean, restart, plan[0])
             elif k == 0:
-                x = noise * parts.solver.init_sigma(plan)
+                x = restart * parts.solver.init_sigma(plan)
             else:
                 assert filter_ is not None, "only FreeInit plans a second pass"
-                x = _reinitialised(parts.solver, plan, x, restart, rng.normal(shape, device), filter_, request)
+                fresh = rng.normal(shape, device)
+                fresh = _repeated(fresh, shuffle, request)
+                x = _reinitialised(parts.solver, plan, x, restart, fresh, filter_, request)
             state = State(-1, x, conditioning=conditioning, guidance=guidance)
             final = run(state, plan, step, _counted(on_step, done))
             x, conditioning, guidance = final.x, final.conditioning, final.guidance
@@ -132,19 +147,39 @@ def generate(parts: Parts, request: PIARequest, given: Given, rng: Rng, on_step:
 
 
 def stepper(
-    unet: UNetMotionModel, solver: Solver, noise: Callable[[], Tensor], eta: float
+    unet: UNetMotionModel,
+    solver: Solver,
+    noise: Callable[[], Tensor],
+    eta: float,
+    cuts: Sequence[Window],
+    pictures: SeenPictures | None = None,
 ) -> Callable[[State, Step], State]:
     """One step: what the network predicts under guidance, then what the solver makes of it."""
-    read = reader(unet)
+    read = reader(unet, pictures)
 
     def step(state: State, t: Step) -> State:
         evaluations = state.guidance.num_evaluations
         x = t.model_input(state.x)
-        eps = predict(unet, x, t.t, state, read(state.conditioning.prompts, evaluations))
+        eps = blended(unet, x, t.t, state, read(state.conditioning.prompts, evaluations), cuts)
         update = solver.step(eps, t, state.x, state.carry, noise, eta)
         return replace(state, x=update.x, x0=update.x0, carry=update.carry)
 
     return step
+
+
+def blended(
+    unet: UNetMotionModel, x: Float[Tensor, "b 4 f h w"], t: float, state: State, text: Text, cuts: Sequence[Window]
+) -> Float[Tensor, "b 4 f h w"]:
+    """The predictions of windows, one after the other, as one: every frame's weighted mean, in float32."""
+    if len(cuts) == 1:
+        return predict(unet, x, t, state, text)
+    eps = torch.zeros(x.shape, device=x.device)
+    for window in cuts:
+        frames, weights = list(window.frames), torch.tensor(window.weights, device=x.device)
+        seen = replace(state, conditioning=state.conditioning.of_frames(frames))
+        part = predict(unet, x[:, :, frames], t, seen, text.of_frames(frames, x.shape[2]))
+        eps[:, :, frames] += part * rearrange(weights, "f -> f 1 1")
+    return eps
 
 
 def predict(unet: UNetMotionModel, x: Float[Tensor, "b 4 f h w"], t: float, state: State, text: Text) -> Tensor:
@@ -180,6 +215,19 @@ def _reinitialised(
         abar = float(solver.signal[last_signal_timestep(solver.signal)])
         return reinitialise(renoise(z0, noise, abar), fresh, filter_) * solver.init_sigma(plan)
     return solver.add_noise(z0, reinitialise(noise, fresh, filter_), plan[0])
+
+
+def _repeats(request: PIARequest, given: Given) -> bool:
+    """Whether frames after the first window repeat its noise; noise that was given is taken as it is."""
+    cut = request.windows
+    return cut is not None and cut.noise == "freenoise" and request.num_frames > cut.length and given.latents is None
+
+
+def _repeated(noise: Tensor, shuffle: Tensor | None, request: PIARequest) -> Tensor:
+    """FreeNoise for one draw of noise, where it is wanted."""
+    if shuffle is None or request.windows is None:
+        return noise
+    return repeated_noise(noise, shuffle, request.windows)
 
 
 @contextmanager

@@ -9,8 +9,8 @@ lies before the first text attention is computed once. `spread` copies at the po
 """
 
 import math
-from collections.abc import Iterable
-from typing import NamedTuple, cast
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple, Self, cast
 
 import torch
 import torch.nn.functional as F
@@ -21,16 +21,38 @@ from torch import Tensor, nn
 from vivant.attention import attend
 
 
+class PictureKeysValues(NamedTuple):
+    """What an attention reads of pictures beside the text: one entry per clip, the values times their strength.
+
+    The mask says how much of it reaches each position of a frame.
+    """
+
+    keys: Float[Tensor, "b m c"]
+    values: Float[Tensor, "b m c"]
+    mask: Float[Tensor, "p 1"] | None = None
+
+
 class KeysValues(NamedTuple):
-    """What an attention reads of the text: one entry per clip, or one per frame (`(b f)`)."""
+    """What an attention reads of the text: one entry per clip, or one per frame (`(b f)`); and of pictures, if any."""
 
     keys: Float[Tensor, "b m c"]
     values: Float[Tensor, "b m c"]
     per_frame: bool = False
+    pictures: tuple[PictureKeysValues, ...] = ()
 
     def num_rows(self, num_frames: int) -> int:
         """Length of the `(b f)` axis that this text belongs to."""
         return self.keys.shape[0] * (1 if self.per_frame else num_frames)
+
+    def of_frames(self, frames: Sequence[int], num_frames: int) -> Self:
+        """What some frames of every clip of `num_frames` read; what whole clips read is for all of them."""
+        if not self.per_frame:
+            return self
+        keys, values = (
+            rearrange(rearrange(x, "(b f) m c -> b f m c", f=num_frames)[:, list(frames)], "b f m c -> (b f) m c")
+            for x in (self.keys, self.values)
+        )
+        return self._replace(keys=keys, values=values)
 
 
 def spread(x: Float[Tensor, "n ..."], num: int) -> Float[Tensor, "m ..."]:
@@ -119,11 +141,18 @@ class Attention(nn.Module):
     def forward(self, x: Float[Tensor, "n p c"], text: KeysValues | None = None) -> Float[Tensor, "n p c"]:
         if text is None:
             return self.to_out[0](attend(self.to_q(x), self.to_k(x), self.to_v(x), self.num_heads))
-        keys, values = text.keys, text.values
-        # All frames of a clip read the same text: one long query per clip instead of one copy of the text per frame.
-        q = rearrange(self.to_q(x), "(b f) p c -> b (f p) c", b=keys.shape[0])
-        out = rearrange(attend(q, keys, values, self.num_heads), "b (f p) c -> (b f) p c", f=x.shape[0] // q.shape[0])
+        q = self.to_q(x)
+        out = self._read(q, text.keys, text.values)
+        for seen in text.pictures:
+            read = self._read(q, seen.keys, seen.values)
+            out = out + (read if seen.mask is None else read * seen.mask)
         return self.to_out[0](out)
+
+    def _read(self, q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        # All frames of a clip read the same: one long query per clip instead of one copy of the text per frame.
+        num_frames = q.shape[0] // keys.shape[0]
+        q = rearrange(q, "(b f) p c -> b (f p) c", f=num_frames)
+        return rearrange(attend(q, keys, values, self.num_heads), "b (f p) c -> (b f) p c", f=num_frames)
 
 
 FEED_FORWARD_ROWS = 1024

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from vivant.errors import InputError
 from vivant.hub.model import Model
+from vivant.hub.single_file import MOTION
 from vivant.pia.config import MotionAdapterConfig, per_block
 from vivant.pia.layers import Attention, FeedForward, normalise
 
@@ -97,6 +98,7 @@ class MotionAdapter(Model):
 
     Config = MotionAdapterConfig
     settings: MotionAdapterConfig
+    part = MOTION
 
     def __init__(self, **config: Any):
         super().__init__(**config)

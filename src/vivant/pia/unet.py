@@ -7,7 +7,7 @@ Tensor names and shapes equal the published files. `numerics` chooses the scope 
 * ``"diffusers"``: residual blocks and the output per frame, motion modules over the clip, as diffusers computes.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Self
 
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from vivant.errors import InputError
 from vivant.hub.model import Model
+from vivant.hub.single_file import UNET
 from vivant.pia.config import (
     Numerics,
     UNet2DConditionConfig,
@@ -49,6 +50,18 @@ class Text(NamedTuple):
     down: tuple[StageText, ...]
     mid: StageText
     up: tuple[StageText, ...]
+
+    def of_frames(self, frames: Sequence[int], num_frames: int) -> Self:
+        """What some frames of every clip of `num_frames` read."""
+
+        def stage(text: StageText) -> StageText:
+            return tuple(tuple(layer.of_frames(frames, num_frames) for layer in attention) for attention in text)
+
+        return self._replace(
+            down=tuple(stage(text) for text in self.down),
+            mid=stage(self.mid),
+            up=tuple(stage(text) for text in self.up),
+        )
 
 
 class UNetMotionOutput(NamedTuple):
@@ -321,6 +334,7 @@ class UNet2DConditionModel(_UNet):
 
     Config = UNet2DConditionConfig
     settings: UNet2DConditionConfig
+    part = UNET
 
     def __init__(self, **config: Any):
         super().__init__(**config)

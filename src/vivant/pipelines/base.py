@@ -15,10 +15,14 @@ from torch import dtype as Dtype
 from vivant import __version__, placement
 from vivant.config import Config, dump_json
 from vivant.errors import InputError, warn
+from vivant.hub.family import Family
 from vivant.hub.load import check_no_pickle
 from vivant.hub.model import pick_dtype
 from vivant.hub.repo import Source, locate
+from vivant.hub.report import LoadReport
+from vivant.lora.merge import scaled, taken_off
 from vivant.pipelines import components as parts
+from vivant.pipelines import lora
 from vivant.pipelines.declared import check_complete, check_keywords, declared_by, is_of
 from vivant.pipelines.refused import NotYet
 from vivant.placement import MemoryPolicy
@@ -33,24 +37,41 @@ class DiffusionPipeline:
     Attributes:
         notes: what was left out, replaced or fallen back to, one sentence each.
         source: the repository that it was loaded from; None for one that was put together.
+        report: what came of the tensors of the single file that it was loaded from; None if it was not.
     """
 
     _callback_tensor_inputs: ClassVar[tuple[str, ...]] = ()
     _loading_options: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     """Options that components are read with: class name to names of options."""
+    _lora_loadable_modules: ClassVar[tuple[str, ...]] = ()
+    """Components that LoRA can change."""
+    _lora_families: ClassVar[tuple[Family, ...]] = ()
+    """Models whose LoRA fits."""
 
     notes: list[str]
 
     def __init__(self, **components: Any):
         self.notes = []
         self.source: Source | None = None
+        self.report: LoadReport | None = None
         self._said: set[str] = set()
         self._memory = MemoryPolicy()
         self._progress_bar_config: dict[str, Any] = {}
         for name, component in components.items():
             setattr(self, name, component)
 
-    load_lora_weights = NotYet("LoRA weights", "Merge them into the base with another program first.")
+    load_lora_weights = lora.load_lora_weights
+    set_adapters = lora.set_adapters
+    get_active_adapters = lora.get_active_adapters
+    get_list_adapters = lora.get_list_adapters
+    delete_adapters = lora.delete_adapters
+    disable_lora = lora.disable_lora
+    enable_lora = lora.enable_lora
+    fuse_lora = lora.fuse_lora
+    unfuse_lora = lora.unfuse_lora
+    unload_lora_weights = lora.unload_lora_weights
+    fused_loras = property(lora.fused_loras)
+    num_fused_loras = property(lora.num_fused_loras)
     load_ip_adapter = NotYet("picture prompts (IP-Adapter)", "Describe the picture in the prompt.")
     load_textual_inversion = NotYet("textual inversions", "Describe the thing in the prompt.")
     from_single_file = NotYet("single-file checkpoints", "Give from_pretrained a repository folder or a hub id.")
@@ -132,6 +153,33 @@ class DiffusionPipeline:
         source = pretrained_model_name_or_path
         place = Source(source, None, variant, revision, cache_dir, local_files_only, token)
         folder = locate(place, ["model_index.json", *(f"{name}/config.json" for name in declared.components)])
+        listed, wanted, notes = cls._wanted(folder, source, overrides, options)
+
+        folder = locate(place, ["model_index.json", *(f"{name}/{file}" for name in wanted for file in parts.FILES)])
+        variants, more = parts.component_variants(folder, list(wanted), variant)
+        if use_safetensors:
+            for name in wanted:
+                check_no_pickle(folder / name, variants[name])
+        loaded = dict.fromkeys(listed)
+        for name, entry in wanted.items():
+            passed = {key: options[key] for key in cls._loading_options.get(entry.class_name, ()) if key in options}
+            subfolder = locate(Source(folder, name), parts.FILES)
+            loaded[name] = parts.load_component(subfolder, entry, variants[name], dtype, passed)
+        pipeline = cls(**{**loaded, **overrides, **options})
+        pipeline.source = place
+        pipeline.notes += [*notes, *more]
+        return pipeline
+
+    @classmethod
+    def _wanted(
+        cls, folder: Path, source: Any, overrides: Mapping[str, Any], options: Mapping[str, Any]
+    ) -> tuple[list[str], dict[str, parts.Entry], list[str]]:
+        """What to read of a repository, by its small files.
+
+        Returns:
+            Its components that this class has, those to be read, and a note for each that is not.
+        """
+        declared = declared_by(cls)
         index = parts.read_index(cls, folder)
         listed = parts.entries(index)
         check_complete(cls, listed, overrides, source)
@@ -147,22 +195,8 @@ class DiffusionPipeline:
             parts.check_readable(name, entry)
         unneeded = wanted.keys() & cls._check_repository(folder, index, {**overrides, **options})
         notes += [f"{name} is part of another component already; it was skipped." for name in unneeded]
-        wanted = {name: entry for name, entry in wanted.items() if name not in unneeded}
-
-        folder = locate(place, ["model_index.json", *(f"{name}/{file}" for name in wanted for file in parts.FILES)])
-        variants, more = parts.component_variants(folder, list(wanted), variant)
-        if use_safetensors:
-            for name in wanted:
-                check_no_pickle(folder / name, variants[name])
-        loaded = dict.fromkeys(name for name in listed if name in declared.components)
-        for name, entry in wanted.items():
-            passed = {key: options[key] for key in cls._loading_options.get(entry.class_name, ()) if key in options}
-            subfolder = locate(Source(folder, name), parts.FILES)
-            loaded[name] = parts.load_component(subfolder, entry, variants[name], dtype, passed)
-        pipeline = cls(**{**loaded, **overrides, **options})
-        pipeline.source = place
-        pipeline.notes += [*notes, *more]
-        return pipeline
+        ours = [name for name in listed if name in declared.components]
+        return ours, {name: entry for name, entry in wanted.items() if name not in unneeded}, notes
 
     @classmethod
     def _check_repository(cls, folder: Path, index: Mapping[str, Any], given: Mapping[str, Any]) -> set[str]:
@@ -187,6 +221,8 @@ class DiffusionPipeline:
     ) -> None:
         """Write all components and `model_index.json`, readable by diffusers too.
 
+        LoRA is part of what is written where it is fused, and otherwise is not.
+
         Args:
             save_directory: created if need be.
             safe_serialization: must be True; pickles are not written.
@@ -196,15 +232,16 @@ class DiffusionPipeline:
         if not safe_serialization:
             raise InputError("E-SAVE-PICKLE", "vivant writes safetensors only.", "Pickles can run code when read.")
         folder = Path(save_directory)
-        for name, component in self.components.items():
-            if component is not None:
-                (folder / name).mkdir(parents=True, exist_ok=True)
-                parts.save_component(component, folder / name, variant, max_shard_size)
+        with scaled(placement.networks(self.components.values()), 0):
+            for name, component in self.components.items():
+                if component is not None:
+                    (folder / name).mkdir(parents=True, exist_ok=True)
+                    parts.save_component(component, folder / name, variant, max_shard_size)
         dump_json({**self.config, "_vivant_version": __version__}, folder / "model_index.json")
 
     @classmethod
     def from_pipe(cls, pipeline: Any, **given: Any) -> Self:
-        """Build this pipeline around the components of another one, which are shared, not copied.
+        """Build this pipeline around the components of another one, which are shared, not copied, with their LoRA.
 
         Args:
             pipeline: any pipeline with `components`; what it has under other names is left aside.
@@ -237,16 +274,20 @@ class DiffusionPipeline:
 
     # Placement
 
+    def _networks(self) -> list[Any]:
+        """All networks that are placed together, those of the components first."""
+        return placement.networks(self.components.values())
+
     @property
     def device(self) -> Device:
         """Where the components are."""
-        found = placement.networks(self.components.values())
+        found = self._networks()
         return next((network.device for network in found), Device("cpu"))  # pyright: ignore[reportReturnType]
 
     @property
     def dtype(self) -> Dtype:
         """Data type of the weights."""
-        found = placement.networks(self.components.values())
+        found = self._networks()
         return next((network.dtype for network in found), self._memory.dtype)  # pyright: ignore[reportReturnType]
 
     @property
@@ -275,7 +316,7 @@ class DiffusionPipeline:
                 device = value
             elif value is not None:
                 raise InputError("E-TO-ARGS", f"to() cannot use {value!r}.", "", "Give a device, a dtype, or both.")
-        placement.move(placement.networks(self.components.values()), device, dtype)
+        self._move(device, dtype)
         if device is not None:
             self._memory = replace(self._memory, residency="resident")
         return self
@@ -302,9 +343,9 @@ class DiffusionPipeline:
         placement.check_place(target, self.dtype)
         placement.check_residency(residency, any("predict" in vars(part) for part in self.components.values() if part))
         self._memory = replace(self._memory, device=target, residency=residency)
-        placement.move(placement.networks(self.components.values()), "cpu")
+        self._move("cpu")
         if Device(target).type == "cpu":
-            held, total = placement.stays(placement.networks(self.components.values()))
+            held, total = placement.stays(self._networks())
             if held > total // 100:
                 self._say(
                     "W-OFFLOAD-CPU",
@@ -312,10 +353,16 @@ class DiffusionPipeline:
                     "file, so they stay in memory. Load them in the data type of their files.",
                 )
 
+    def _move(self, device: str | Device | None, dtype: Dtype | None = None) -> None:
+        """Move all components for good; LoRA is merged anew into what they are then, as if it were loaded now."""
+        networks = self._networks()
+        with taken_off(networks):
+            placement.move(networks, device, dtype)
+
     def maybe_free_model_hooks(self) -> None:
         """Bring every component back to the CPU if offloading is on."""
         if placement.moves(self._memory):
-            placement.move(placement.networks(self.components.values()), "cpu")
+            placement.move(self._networks(), "cpu")
 
     def _prepare_run(self) -> MemoryPolicy:
         """Where this call runs; says once what is odd about it."""

@@ -7,13 +7,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vivant.config import load_json
 from vivant.errors import LoadError
-from vivant.hub.load import ENCODER_WEIGHTS, WEIGHTS
+from vivant.hub.load import ENCODER_WEIGHTS, WEIGHTS, read_weights
 from vivant.hub.repo import check_variant, variants
+from vivant.hub.single_file import TEXT, Found, Names, Part
 
 if TYPE_CHECKING:
     import torch
 
-FILES = (*WEIGHTS, *ENCODER_WEIGHTS, "*.json", "*.txt", "*.model")
+SMALL = ("*.json", "*.txt", "*.model")
+"""Glob patterns of what a component may need beside weights."""
+FILES = (*WEIGHTS, *ENCODER_WEIGHTS, *SMALL)
 """Glob patterns of all files that a component may need."""
 
 _MODELS = {
@@ -25,6 +28,10 @@ _MODELS = {
     "UNetMotionModel": "vivant.pia.unet",
 }
 _TEXT_ENCODERS = {"CLIPTextModel": "vivant.text.clip", "T5EncoderModel": "vivant.text.t5"}
+_IMAGE_ENCODERS = {"CLIPVisionModelWithProjection": "vivant.vision"}
+_IMAGE_PROCESSORS = dict.fromkeys(
+    ("CLIPImageProcessor", "CLIPImageProcessorFast", "CLIPImageProcessorPil", "CLIPFeatureExtractor"), "vivant.vision"
+)
 _TOKENIZERS = {
     **dict.fromkeys(("CLIPTokenizer", "CLIPTokenizerFast"), "vivant.text.clip"),
     **dict.fromkeys(("T5Tokenizer", "T5TokenizerFast"), "vivant.text.t5"),
@@ -51,7 +58,7 @@ def entries(index: Mapping[str, Any]) -> dict[str, Entry | None]:
 
 def is_readable(entry: Entry) -> bool:
     """Whether we have a class for a component."""
-    known = entry.class_name in (*_MODELS, *_TEXT_ENCODERS, *_TOKENIZERS)
+    known = entry.class_name in (*_MODELS, *_TEXT_ENCODERS, *_IMAGE_ENCODERS, *_IMAGE_PROCESSORS, *_TOKENIZERS)
     return known or entry.class_name.endswith("Scheduler")
 
 
@@ -108,7 +115,62 @@ def load_component(
         return scheduler_class(name).from_pretrained(folder)
     if name in _TEXT_ENCODERS:
         return importlib.import_module(_TEXT_ENCODERS[name]).load_text_encoder(folder, variant, dtype)
+    if name in _IMAGE_ENCODERS:
+        return importlib.import_module(_IMAGE_ENCODERS[name]).load_image_encoder(folder, variant, dtype)
+    if name in _IMAGE_PROCESSORS:
+        return importlib.import_module(_IMAGE_PROCESSORS[name]).CLIPImageProcessor.from_pretrained(folder)
     return importlib.import_module(_TOKENIZERS[name]).load_tokenizer(folder, name)
+
+
+def has_weights(entry: Entry) -> bool:
+    """Whether a component is a network."""
+    return entry.class_name in (*_MODELS, *_TEXT_ENCODERS)
+
+
+def part_of(entry: Entry) -> Part | None:
+    """How single files hold a network; None for one that they do not hold."""
+    if entry.class_name in _MODELS:
+        return getattr(importlib.import_module(_MODELS[entry.class_name]), entry.class_name).part
+    return TEXT if entry.class_name == "CLIPTextModel" else None
+
+
+def load_found(
+    found: Found, entry: Entry, config: Mapping[str, Any], dtype: "torch.dtype | None", *, verify: bool = False
+) -> tuple[Any, Names]:
+    """Read one component from a single file.
+
+    Args:
+        found: where it is.
+        entry: its class.
+        config: its configuration.
+        dtype: data type of its weights; None keeps that of the file.
+        verify: look for NaN in all values.
+
+    Returns:
+        The component, and the names of the file that it used.
+
+    Raises:
+        LoadError: E-KEYS-MISMATCH, E-KEYMAP, E-WEIGHTS-NAN.
+    """
+    if entry.class_name in _MODELS:
+        model = getattr(importlib.import_module(_MODELS[entry.class_name]), entry.class_name)
+        return model.from_found(found, config, dtype, verify=verify)
+    text = importlib.import_module(_TEXT_ENCODERS[entry.class_name])
+    return text.text_encoder_of(found, config, dtype, verify=verify)
+
+
+def read_stored(folder: Path, entry: Entry, variant: str | None) -> "tuple[Mapping[str, Any], dict[str, torch.Tensor]]":
+    """The configuration of a network in a repository and its tensors, as they are stored but under their present names.
+
+    Raises:
+        LoadError: whatever its reader finds wrong.
+    """
+    config = load_json(folder / "config.json")
+    module = importlib.import_module({**_MODELS, **_TEXT_ENCODERS}[entry.class_name])
+    if entry.class_name in _TEXT_ENCODERS:
+        return config, module.read_state(folder, variant, module.meta_text_encoder(config, str(folder)))
+    model = getattr(module, entry.class_name).from_state(config, read_weights(folder, variant), origin=str(folder))
+    return model.config, dict(model.state_dict())
 
 
 def component_variants(folder: Path, names: list[str], variant: str | None) -> tuple[dict[str, str | None], list[str]]:
@@ -142,6 +204,9 @@ def save_component(component: Any, folder: Path, variant: str | None, max_shard_
     elif name in _TEXT_ENCODERS:
         text = importlib.import_module(_TEXT_ENCODERS[name])
         text.save_text_encoder(component, folder, variant, max_shard_size)
+    elif name in _IMAGE_ENCODERS:
+        vision = importlib.import_module(_IMAGE_ENCODERS[name])
+        vision.save_image_encoder(component, folder, variant, max_shard_size)
     elif name in _TOKENIZERS:
         importlib.import_module(_TOKENIZERS[name]).save_tokenizer(component, folder)
     else:
@@ -153,4 +218,6 @@ def entry_of(component: Any) -> Entry:
     library = type(component).__module__.partition(".")[0]
     if library != "vivant":
         return Entry(library, type(component).__name__)
+    if type(component).__name__ in _IMAGE_PROCESSORS:
+        return Entry("transformers", type(component).__name__)
     return Entry("diffusers", component.config.get("_class_name", type(component).__name__))

@@ -6,11 +6,13 @@ from typing import Any, ClassVar
 
 from torch import Generator, Tensor, no_grad
 from torch import device as Device
-from transformers import CLIPTextModel, PreTrainedTokenizerBase
+from transformers import CLIPTextModel, CLIPVisionModelWithProjection, PreTrainedTokenizerBase
 
 from vivant.denoise import OnStep, State, check_latents, keep
 from vivant.errors import InputError, warn
 from vivant.freeinit import FreeInit, Method
+from vivant.hub.family import SD15
+from vivant.lora.adapters import number
 from vivant.media.output import OutputType, check_finite, check_output_type, collect
 from vivant.media.pictures import num_pictures, pictures
 from vivant.pia.affinity import Motion
@@ -21,19 +23,19 @@ from vivant.pia.decode import decode
 from vivant.pia.generate import Given, Parts, generate, schedules, timesteps
 from vivant.pia.motion import MotionAdapter
 from vivant.pia.unet import UNet2DConditionModel, UNetMotionModel
+from vivant.pia.windows import Windows
+from vivant.pipelines import inversion, lora, picture_prompts
 from vivant.pipelines.base import DiffusionPipeline
+from vivant.pipelines.prompting import check_keyframes, check_travel, encoded, frames_of
+from vivant.pipelines.single_file import from_single_file
 from vivant.pipelines.steering import TENSORS, Callback, callback_names, called_back
 from vivant.placement import active
-from vivant.prompts import (
-    Prompts,
-    broadcast,
-    check_embeds,
-    check_prompts,
-)
-from vivant.request import Fit, PIARequest, batch_size, texts
+from vivant.prompts import broadcast, check_embeds, check_prompts
+from vivant.request import Fit, PIARequest, Travel, batch_size, texts
 from vivant.rng import Rng
 from vivant.schedulers import Scheduler, pia_warnings
-from vivant.text.clip import embed, tokenise
+from vivant.text.encode import encode
+from vivant.text.prompt import PromptSyntax
 from vivant.vae.image import AutoencoderKL
 
 
@@ -69,20 +71,24 @@ class PIAPipeline(DiffusionPipeline):
         unet: a base UNet, which the adapter then extends, or an assembled `UNetMotionModel`.
         scheduler: any scheduler of vivant or diffusers.
         motion_adapter: PIA's motion modules; part of `unet` afterwards and not kept a second time.
-        feature_extractor: not used until picture prompts (IP-Adapter) can be.
-        image_encoder: likewise.
+        feature_extractor: prepares pictures for the image encoder, as `vivant.vision.CLIPImageProcessor` does.
+        image_encoder: CLIP's image encoder, for picture prompts (`load_ip_adapter`).
         numerics: ``"diffusers"`` (the default of this class: the same picture as diffusers) or ``"original"`` (what
             the published weights were trained with); see `vivant.pia.unet`.
     """
 
     _callback_tensor_inputs: ClassVar = TENSORS
     _loading_options: ClassVar[Mapping[str, tuple[str, ...]]] = {"UNetMotionModel": ("numerics",)}
+    _lora_loadable_modules: ClassVar = ("unet", "text_encoder")
+    _lora_families: ClassVar = (SD15,)
 
     vae: AutoencoderKL
     text_encoder: CLIPTextModel | None
     tokenizer: PreTrainedTokenizerBase | None
     unet: UNetMotionModel
     scheduler: Scheduler
+    image_encoder: CLIPVisionModelWithProjection | None
+    _ip_adapters: picture_prompts.Loaded = picture_prompts.Loaded()
 
     def __init__(
         self,
@@ -93,7 +99,7 @@ class PIAPipeline(DiffusionPipeline):
         scheduler: Scheduler,
         motion_adapter: MotionAdapter | None = None,
         feature_extractor: Any = None,
-        image_encoder: Any = None,
+        image_encoder: CLIPVisionModelWithProjection | None = None,
         *,
         numerics: Numerics | None = None,
     ):
@@ -123,6 +129,8 @@ class PIAPipeline(DiffusionPipeline):
     @classmethod
     def _check_repository(cls, folder: Any, index: Mapping[str, Any], given: Mapping[str, Any]) -> set[str]:
         return set() if check_repository(folder, index, given) else {"motion_adapter"}
+
+    from_single_file = classmethod(from_single_file)
 
     # ------------------------------------------------------------------------------------- state of a run
 
@@ -215,7 +223,20 @@ class PIAPipeline(DiffusionPipeline):
         """Decode frames whole."""
         self.vae.disable_tiling()
 
+    load_ip_adapter = picture_prompts.load_ip_adapter
+    set_ip_adapter_scale = picture_prompts.set_ip_adapter_scale
+    unload_ip_adapter = picture_prompts.unload_ip_adapter
+
+    def _networks(self) -> list[Any]:
+        return [*super()._networks(), *self._ip_adapters.adapters]
+
     # --------------------------------------------------------------------------------------------- prompts
+
+    load_textual_inversion = inversion.load_textual_inversion
+    unload_textual_inversion = inversion.unload_textual_inversion
+    maybe_convert_prompt = inversion.maybe_convert_prompt
+    encode_image = picture_prompts.encode_image
+    prepare_ip_adapter_image_embeds = picture_prompts.prepare_ip_adapter_image_embeds
 
     @no_grad()
     def encode_prompt(
@@ -229,6 +250,8 @@ class PIAPipeline(DiffusionPipeline):
         negative_prompt_embeds: Tensor | None = None,
         lora_scale: float | None = None,
         clip_skip: int | None = None,
+        *,
+        prompt_syntax: PromptSyntax = "plain",
     ) -> tuple[Tensor, Tensor | None]:
         """Embed prompts by CLIP.
 
@@ -240,8 +263,10 @@ class PIAPipeline(DiffusionPipeline):
             negative_prompt: one for all or one for each; the empty prompt if not given.
             prompt_embeds: ready embeddings `b m d`, in place of `prompt`.
             negative_prompt_embeds: the same for the negative prompt.
-            lora_scale: strength of LoRA layers in the text encoder; there are none yet, so it changes nothing.
+            lora_scale: multiplies the strength of LoRA in the text encoder, fused one apart.
             clip_skip: how many last layers to leave out, for both prompts.
+            prompt_syntax: ``"plain"``, or ``"weighted"`` for weights in brackets and any length; see
+                `vivant.text.encode`.
 
         Returns:
             Positive and negative embeddings, `(b n) m d`; negative is None without guidance.
@@ -252,13 +277,15 @@ class PIAPipeline(DiffusionPipeline):
         """
         check_prompts(prompt, negative_prompt, prompt_embeds, negative_prompt_embeds)
         check_embeds(prompt_embeds, negative_prompt_embeds, self.unet.settings.cross_attention_dim)
-        self._note_scale(lora_scale)
+        scale = number(lora_scale)
+        lora.note_scale(self, scale)
         if clip_skip is not None and prompt_embeds is not None:
             self._say("W-CLIP-SKIP-UNUSED", "clip_skip is not read for prompts that are embedded already.")
         missing = [texts(prompt)] if prompt_embeds is None else []
         if do_classifier_free_guidance and negative_prompt_embeds is None:
             missing.append(texts(negative_prompt))
-        encoded = self._encoded(missing, clip_skip) if missing else []
+        with lora.at_scale(self, scale, ("text_encoder",)):
+            encoded = self._encoded(missing, clip_skip, prompt_syntax) if missing else []
         positive = encoded.pop(0) if prompt_embeds is None else prompt_embeds
         negative = encoded.pop() if encoded else negative_prompt_embeds
         place = device or self._execution_device, (self.text_encoder or self.unet).dtype
@@ -269,8 +296,10 @@ class PIAPipeline(DiffusionPipeline):
         positive, negative = (broadcast(rows.to(*place), batch, num_images_per_prompt) for rows in (positive, negative))
         return positive, negative
 
-    def _encoded(self, batches: Sequence[Sequence[str]], clip_skip: int | None) -> list[Tensor]:
-        """Embeddings of every batch of prompts; what was cut off goes into the notes."""
+    def _encoded(
+        self, batches: Sequence[Sequence[str]], clip_skip: int | None, syntax: PromptSyntax = "plain"
+    ) -> list[Tensor]:
+        """Embeddings of every batch of prompts, all of one length; what was done to them goes into the notes."""
         if self.text_encoder is None or self.tokenizer is None:
             raise InputError(
                 "E-TEXT-ENCODER",
@@ -278,14 +307,11 @@ class PIAPipeline(DiffusionPipeline):
                 "",
                 "Give prompt_embeds, and with guidance negative_prompt_embeds too; or load the pipeline with both.",
             )
-        embeds: list[Tensor] = []
         with active(self.text_encoder, self.memory) as encoder:
-            for prompts in batches:
-                tokens = tokenise(self.tokenizer, prompts, encoder.config.max_position_embeddings)
-                for note in tokens.notes:
-                    self._note(note)
-                embeds.append(embed(encoder, tokens, clip_skip))
-        return embeds
+            encoded = encode(self.tokenizer, encoder, batches, clip_skip, syntax)
+        for note in encoded.notes:
+            self._note(note)
+        return list(encoded.embeds)
 
     # ------------------------------------------------------------------------------------------------ run
 
@@ -321,6 +347,10 @@ class PIAPipeline(DiffusionPipeline):
         cond_frame: int = 0,
         fit: Fit = "crop",
         image_guidance_scale: float | None = None,
+        prompt_syntax: PromptSyntax = "plain",
+        windows: Windows | None = None,
+        prompt_travel: Travel | None = None,
+        keyframes: Mapping[int, Any] | None = None,
     ) -> PIAPipelineOutput | tuple[Any]:
         """Animate pictures. Pictures and prompts have length 1 or B; clip ``b * n + k`` is the k-th of prompt b.
 
@@ -328,7 +358,7 @@ class PIAPipeline(DiffusionPipeline):
             image: path, PIL picture, array or tensor, or a list of such; see `vivant.media.pictures`.
             prompt: one or several; or give `prompt_embeds`.
             strength: how far to move from the picture, more than 0 and at most 1.
-            num_frames: length of the clips.
+            num_frames: length of the clips; with `windows` more than the motion modules have positions for.
             height: in pixels, a multiple of 8; the UNet's `sample_size` times 8 if not given.
             width: likewise.
             num_inference_steps: denoising steps.
@@ -340,12 +370,14 @@ class PIAPipeline(DiffusionPipeline):
             latents: initial noise `(B n) 4 f h/8 w/8`, standard normal.
             prompt_embeds: ready embeddings `B m d`.
             negative_prompt_embeds: likewise.
-            ip_adapter_image: refused until picture prompts are there.
-            ip_adapter_image_embeds: refused likewise.
+            ip_adapter_image: pictures for the loaded IP-Adapters, see `vivant.pipelines.picture_prompts.rows`.
+            ip_adapter_image_embeds: a list of what `prepare_ip_adapter_image_embeds` returns, in their place.
             motion_scale: 0 to 8, see `vivant.pia.affinity`; `motion` is the readable form.
             output_type: see `PIAPipelineOutput`.
             return_dict: return `PIAPipelineOutput`; otherwise a tuple of its field.
-            cross_attention_kwargs: ``{"scale": s}``, the strength of LoRA layers; without any it changes nothing.
+            cross_attention_kwargs: ``{"scale": s}`` multiplies the strength of LoRA in this call, in the text encoder
+                too, fused one apart. ``{"ip_adapter_masks": [mask, …]}``: for each IP-Adapter a tensor `1 n h w` in
+                [0, 1], or None.
             clip_skip: how many last layers of the text encoder to leave out.
             callback_on_step_end: called after every step with this pipeline, the step over all FreeInit iterations,
                 the timestep and the tensors asked for; what it returns replaces them. Raise to cancel.
@@ -354,25 +386,37 @@ class PIAPipeline(DiffusionPipeline):
             cond_frame: the frame that is the picture.
             fit: ``"crop"``, ``"pad"`` or ``"stretch"`` for pictures of another shape.
             image_guidance_scale: separate strength of the picture; off by default.
+            prompt_syntax: ``"plain"``, as in diffusers, or ``"weighted"``: `(word:1.3)`, `[word]`, `BREAK`, and prompts
+                of any length, as in A1111; see `vivant.text.encode`.
+            windows: make long clips in overlapping windows, see `vivant.pia.windows.Windows`.
+            prompt_travel: prompts at further frames, ``{32: "…"}``; `prompt` is the one at frame 0.
+            keyframes: further pictures at other frames than `cond_frame`, ``{24: picture}``; each frame sees the
+                nearest. One picture for all clips, or a list with one for each prompt.
 
         Raises:
             InputError: for every argument that cannot be honoured, before anything is computed.
             OutputError: E-OUTPUT-NAN.
         """
-        if ip_adapter_image is not None or ip_adapter_image_embeds is not None:
-            raise InputError("E-IP-ADAPTER", "Picture prompts (IP-Adapter) cannot be used yet.", "", "Leave them out.")
         check_output_type(output_type)
         if motion is not None and motion_scale != 0:
             raise InputError("E-MOTION-TWICE", "Both motion and motion_scale are given.", "", "Give one of them.")
         names = callback_names(callback_on_step_end, callback_on_step_end_tensor_inputs)
+        if prompt_travel and prompt_embeds is None and prompt is None:
+            prompt = ""
         check_prompts(prompt, negative_prompt, prompt_embeds, negative_prompt_embeds)
-        self._note_scale(_scale(cross_attention_kwargs))
+        masks, others = picture_prompts.take_masks(cross_attention_kwargs)
+        scale = lora.scale_of("cross_attention_kwargs", others)
+        lora.note_scale(self, scale)
+        shown = picture_prompts.Shown(ip_adapter_image, ip_adapter_image_embeds, masks)
         request = PIARequest(
             prompt=tuple(texts(prompt)),
+            prompt_travel=prompt_travel,
             negative_prompt=None if negative_prompt is None else tuple(texts(negative_prompt)),
             motion=motion_scale if motion is None else motion,
             cond_frame=cond_frame,
+            keyframes=frames_of(keyframes),
             num_frames=16 if num_frames is None else num_frames,
+            windows=windows,
             height=height,
             width=width,
             fit=fit,
@@ -382,6 +426,7 @@ class PIAPipeline(DiffusionPipeline):
             strength=strength,
             eta=self._usable_eta(eta),
             clip_skip=clip_skip,
+            prompt_syntax=prompt_syntax,
             num_videos_per_prompt=1 if num_videos_per_prompt is None else num_videos_per_prompt,
             free_init=self._free_init,
             freeu=self.unet.freeu,
@@ -391,7 +436,7 @@ class PIAPipeline(DiffusionPipeline):
         steps = timesteps(schedules(self.scheduler.solver, request))
         self._num_timesteps = len(steps)
         self.scheduler.set_timesteps(num_inference_steps)
-        with self.progress_bar(total=len(steps)) as bar:
+        with self.progress_bar(total=len(steps)) as bar, lora.at_scale(self, scale):
 
             def on_step(state: State) -> State:
                 if callback_on_step_end is not None:
@@ -399,7 +444,8 @@ class PIAPipeline(DiffusionPipeline):
                 bar.update()
                 return state
 
-            latents = self.denoise(request, image, generator, on_step, latents, prompt_embeds, negative_prompt_embeds)
+            embeds = prompt_embeds, negative_prompt_embeds
+            latents = self.denoise(request, image, generator, on_step, latents, *embeds, shown, keyframes)
         frames = self._output(latents, output_type)
         self.maybe_free_model_hooks()
         return PIAPipelineOutput(frames) if return_dict else (frames,)
@@ -414,6 +460,8 @@ class PIAPipeline(DiffusionPipeline):
         latents: Tensor | None = None,
         prompt_embeds: Tensor | None = None,
         negative_prompt_embeds: Tensor | None = None,
+        shown: picture_prompts.Shown = picture_prompts.NOTHING,
+        keyframes: Mapping[int, Any] | None = None,
     ) -> Tensor:
         """The latents `(B n) 4 f h/8 w/8` of a request, in float32; what `__call__` decodes.
 
@@ -425,25 +473,33 @@ class PIAPipeline(DiffusionPipeline):
             latents: initial noise in place of the first draw.
             prompt_embeds: embeddings in place of the request's prompts.
             negative_prompt_embeds: the same for its negative prompts.
+            shown: what IP-Adapters are shown.
+            keyframes: pictures by the frames that are the request's keyframes.
         """
         solver = self.scheduler.solver
-        check_frames(request.num_frames, self.unet.settings.motion_max_seq_length)
-        prompts, negatives = texts(request.prompt), texts(request.negative_prompt)
+        check_frames(request.num_frames, self.unet.settings.motion_max_seq_length, request.windows)
+        given = check_keyframes(request, keyframes)
+        check_travel(request, prompt_embeds)
+        negatives = texts(request.negative_prompt)
         check_embeds(prompt_embeds, negative_prompt_embeds, self.unet.settings.cross_attention_dim)
         num_negatives = len(negatives if negative_prompt_embeds is None else negative_prompt_embeds)
         batch = batch_size(
             image=num_pictures(image),
-            prompt=len(prompts if prompt_embeds is None else prompt_embeds),
+            prompt=request.num_prompts if prompt_embeds is None else len(prompt_embeds),
+            **{f"picture at frame {frame}": num_pictures(picture) for frame, picture in given},
             **({"negative_prompt": num_negatives} if request.needs_negative else {}),
         )
+        asked = picture_prompts.check(self, shown, batch, request.needs_negative)
         num = request.num_videos_per_prompt
         rng = Rng.of(generator, batch * num)
         sides = zip((request.height, request.width), default_size(self.unet.settings.sample_size), strict=True)
         height, width = (cells * self.vae_scale_factor if side is None else side for side, cells in sides)
+        picture_prompts.note_masks(self, asked, height, width)
         if latents is not None:
             cells = (side // self.vae_scale_factor for side in (height, width))
             check_latents(latents, (batch * num, self.unet.settings.out_channels, request.num_frames, *cells))
         pixels = pictures(image, height, width, request.fit)
+        further = tuple(pictures(picture, height, width, request.fit) for _, picture in given)
         if not request.needs_negative and (any(negatives) or negative_prompt_embeds is not None):
             self._say("W-NEGATIVE-UNUSED", "The negative prompt is not read: guidance is off at a scale of 1 or less.")
         for message in pia_warnings(solver):
@@ -451,19 +507,10 @@ class PIAPipeline(DiffusionPipeline):
             self._say(code, text)
         memory = self._prepare_run()
 
-        positive, negative = self.encode_prompt(
-            prompts if prompt_embeds is None else None,
-            do_classifier_free_guidance=request.needs_negative,
-            negative_prompt=negatives if negative_prompt_embeds is None else None,
-            prompt_embeds=prompt_embeds,
-            negative_prompt_embeds=negative_prompt_embeds,
-            clip_skip=request.clip_skip,
-        )
-        encoded = Prompts(
-            broadcast(positive, batch, num), None if negative is None else broadcast(negative, batch, num)
-        )
-        given = Given(pixels, encoded, latents)
-        return generate(Parts(self.vae, self.unet, solver, memory), request, given, rng, on_step)
+        prompts = encoded(self, request, batch, prompt_embeds, negative_prompt_embeds)
+        seen = picture_prompts.embedded(self, asked, request.needs_negative)
+        parts = Parts(self.vae, self.unet, solver, memory)
+        return generate(parts, request, Given(pixels, prompts, latents, seen, further), rng, on_step)
 
     def _usable_eta(self, eta: float) -> float:
         """Zero, with a word about it, for solvers that have no such noise: documented as ignored."""
@@ -490,19 +537,3 @@ class PIAPipeline(DiffusionPipeline):
         for finding in findings:
             self._note(warn(finding.code, finding.text, stacklevel=5))
         return frames
-
-    def _note_scale(self, scale: float | None) -> None:
-        if scale is not None and scale != 1:
-            self._say("W-LORA-NONE", f"The scale {scale} is for LoRA layers; there are none, so it changes nothing.")
-
-
-def _scale(cross_attention_kwargs: dict[str, Any] | None) -> float | None:
-    given: Any = {} if cross_attention_kwargs is None else cross_attention_kwargs
-    if not isinstance(given, Mapping) or not given.keys() <= {"scale"}:
-        raise InputError(
-            "E-CROSS-ATTENTION",
-            f"cross_attention_kwargs is {cross_attention_kwargs!r}.",
-            "Anything but a dictionary with the key scale would be ignored.",
-            'Give {"scale": 1.0}, or leave it out.',
-        )
-    return given.get("scale")

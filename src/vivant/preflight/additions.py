@@ -4,22 +4,19 @@ import hashlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, Literal, get_args
 
-from vivant.errors import InputError
+from vivant.errors import InputError, LoadError
 from vivant.hub.family import What, identify, refuse
 from vivant.hub.header import Header, read_header
-from vivant.hub.repo import Source, is_hub_id, locate_file
-from vivant.preflight.repository import origin_of
+from vivant.hub.repo import Source, locate_file
+from vivant.hub.single_file import find as find_file
+from vivant.preflight.repository import file_origin, is_file
+from vivant.schedulers.few_steps import FewSteps, few_steps
 
 Kind = Literal["lora", "embedding"]
 KINDS: tuple[str, ...] = get_args(Kind)
-Lora = str | Path | tuple[str | Path, float]
-"""A file, or a file and its weight."""
-Embedding = str | Path | tuple[str | Path, str]
-"""A file, or a file and the word that stands for it in prompts."""
-
 _WHAT: Mapping[Kind, What] = {"lora": "LoRA", "embedding": "textual inversion"}
 _USUAL: Mapping[Kind, Sequence[str]] = {
     "lora": ("pytorch_lora_weights.safetensors", "pytorch_lora_weights.bin"),
@@ -49,6 +46,11 @@ class Addition:
     weight: float = 1.0
     token: str | None = None
 
+    def few_steps(self) -> FewSteps | None:
+        """How it wants to be sampled, if it was distilled to need few steps."""
+        name = "/".join(filter(None, (self.origin.get("hub"), self.origin["file"])))
+        return few_steps(name, self.header.metadata, self.header.tensors) if self.kind == "lora" else None
+
     def to_json(self) -> dict[str, Any]:
         """As a recipe holds it."""
         return {
@@ -58,6 +60,48 @@ class Addition:
             "weight": self.weight,
             "token": self.token,
         }
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """An addition that a recipe names.
+
+    Attributes:
+        kind: what it is.
+        sha256: of the whole file.
+        origin: name of the file, and hub repository with commit where it came from one.
+        weight: how much a LoRA counts.
+        token: the word of an embedding.
+        path: where it lies on this machine; None is to fetch it from the hub.
+    """
+
+    kind: Kind
+    sha256: str
+    origin: Mapping[str, str | None]
+    weight: float
+    token: str | None
+    path: Path | None = None
+
+    def find(self, place: Source) -> Addition:
+        """The addition itself.
+
+        Raises:
+            LoadError: E-ADDITION-OTHER for a file of other content; and as `find_additions`.
+        """
+        path = self.path
+        if path is None:
+            at = replace(place, source=self.origin["hub"] or "", revision=self.origin["revision"])
+            path = locate_file(at, self.origin["file"], ())
+        digest = file_digest(path)
+        if digest != self.sha256:
+            raise LoadError("E-ADDITION-OTHER", f"{path} is not the file that the recipe names: its content differs.")
+        return Addition(self.kind, path, digest, self.origin, _checked(self.kind, path), self.weight, self.token)
+
+
+Lora = str | Path | tuple[str | Path, float] | Recorded
+"""A file, or a file and its weight."""
+Embedding = str | Path | tuple[str | Path, str] | Recorded
+"""A file, or a file and the word that stands for it in prompts."""
 
 
 def find_additions(loras: Iterable[Lora], embeddings: Iterable[Embedding], place: Source) -> tuple[Addition, ...]:
@@ -73,14 +117,25 @@ def find_additions(loras: Iterable[Lora], embeddings: Iterable[Embedding], place
         LoadError: what cannot be found or read, E-FILE-KIND, E-FILE-FAMILY.
         InputError: E-LORA-WEIGHT, E-ADDITION-TYPE.
     """
-    pairs = [_pair("loras", given, 1.0) for given in loras]
-    found = [replace(_find("lora", source, place), weight=_weight(source, weight)) for source, weight in pairs]
-    for given in embeddings:
-        source, token = _pair("embeddings", given, None)
-        if token is not None and (not isinstance(token, str) or not token.strip()):
-            raise InputError("E-ADDITION-TYPE", f"The word of {source} is {token!r}.", "", "Give a text.")
-        found.append(replace(_find("embedding", source, place), token=token))
-    return tuple(found)
+    return (*(_lora(given, place) for given in loras), *(_embedding(given, place) for given in embeddings))
+
+
+def _lora(given: Lora, place: Source) -> Addition:
+    if isinstance(given, Recorded):
+        return given.find(place)
+    source, weight = _pair("loras", given, 1.0)
+    if isinstance(weight, bool) or not isinstance(weight, int | float) or not math.isfinite(weight):
+        raise InputError("E-LORA-WEIGHT", f"The weight of {source} is {weight!r}.", "", "Give a number, such as 0.8.")
+    return replace(_find("lora", source, place), weight=float(weight))
+
+
+def _embedding(given: Embedding, place: Source) -> Addition:
+    if isinstance(given, Recorded):
+        return given.find(place)
+    source, token = _pair("embeddings", given, None)
+    if token is not None and (not isinstance(token, str) or not token.strip()):
+        raise InputError("E-ADDITION-TYPE", f"The word of {source} is {token!r}.", "", "Give a text.")
+    return replace(_find("embedding", source, place), token=token)
 
 
 def _pair(name: str, given: Any, default: Any) -> tuple[Any, Any]:
@@ -95,34 +150,17 @@ def _pair(name: str, given: Any, default: Any) -> tuple[Any, Any]:
     return pair
 
 
-def _weight(source: object, weight: object) -> float:
-    if isinstance(weight, bool) or not isinstance(weight, int | float) or not math.isfinite(weight):
-        raise InputError("E-LORA-WEIGHT", f"The weight of {source} is {weight!r}.", "", "Give a number, such as 0.8.")
-    return float(weight)
-
-
 def _find(kind: Kind, source: str | Path, place: Source) -> Addition:
-    where, name = split(source)
-    at = replace(place, source=where, subfolder=None, variant=None, revision=None)
-    path = locate_file(at, name, _USUAL[kind], "the path of the file in it")
+    at = replace(place, source=source)
+    path = find_file(source, at) if is_file(source) else locate_file(at, None, _USUAL[kind], "the path of the file")
+    return Addition(kind, path, file_digest(path), file_origin(path), _checked(kind, path))
+
+
+def _checked(kind: Kind, path: Path) -> Header:
+    """The header of a file that is what it should be."""
     header = read_header(path)
     refuse(path, identify(header), [_WHAT[kind]])
-    origin: dict[str, str | None] = {"file": path.name}
-    if not Path(where).exists():
-        snapshot = next((p for p in path.parents if p.parent.name == "snapshots"), path.parent)
-        known = origin_of(at, snapshot)
-        origin = {"file": name or path.name, "hub": known.get("hub"), "revision": known.get("revision")}
-    return Addition(kind, path, file_digest(path), origin, header)
-
-
-def split(source: str | Path) -> tuple[str | Path, str | None]:
-    """Folder, file or hub id, and the name of a file in the last: ``"a/b/c.safetensors"`` is c.safetensors of a/b."""
-    text = str(source)
-    parts = PurePosixPath(text).parts
-    if isinstance(source, Path) or len(parts) < 3 or Path(source).expanduser().exists():
-        return source, None
-    hub_id = "/".join(parts[:2])
-    return (hub_id, "/".join(parts[2:])) if is_hub_id(hub_id) else (source, None)
+    return header
 
 
 def file_digest(path: Path) -> str:

@@ -1,11 +1,13 @@
 """What is asked of the inputs of any request, whichever model reads them."""
 
+from collections.abc import Mapping
 from secrets import randbits
 from typing import Any
 
 from vivant.errors import InputError
 from vivant.media.recipe import encode_recipe
 from vivant.media.still import Still, read_still
+from vivant.pipelines.prompting import frames_of
 from vivant.request import ConsisIDRequest, PIARequest
 from vivant.solvers.schedule import Solver
 
@@ -18,6 +20,11 @@ def read_stills(image: Any) -> list[Still]:
             "E-IMAGE-NONE", "No picture was given.", "", "Give a path, a PIL picture, an array or a tensor."
         )
     return [item if isinstance(item, Still) else read_still(item) for item in items]
+
+
+def read_keyframes(keyframes: Mapping[int, Any] | None) -> dict[int, list[Still]]:
+    """The pictures of keyframes in the order of their frames, each one picture or a list of such, read."""
+    return {frame: read_stills((keyframes or {})[frame]) for frame in frames_of(keyframes)}
 
 
 def check_used(request: PIARequest | ConsisIDRequest, solver: Solver) -> None:

@@ -11,6 +11,7 @@ from vivant.hub.load import WEIGHTS
 from vivant.hub.repo import MODEL, TRANSFORMERS, Source, locate, pick_weights
 from vivant.pipelines import components as parts
 
+WEIGHT_FILES = (".safetensors", ".sft", ".ckpt", ".pt", ".pth", ".bin")
 CONSISID = "ConsisIDTransformer3DModel"
 
 
@@ -75,6 +76,22 @@ def check_weights(folder: Path, variant: str | None, stem: str) -> None:
             f"{choice} names them.",
             "Download the repository again.",
         )
+
+
+def is_file(source: str | Path) -> bool:
+    """Whether a source is one file of weights, rather than a folder or a repository, by the ending of its name."""
+    path = Path(source).expanduser()
+    return path.suffix.lower() in WEIGHT_FILES and not path.is_dir()
+
+
+def file_origin(path: Path) -> dict[str, Any]:
+    """Where one file comes from, for a recipe: its place on the hub with the commit if it is in the cache, its name."""
+    for folder in path.parents:
+        cached = folder.parent
+        if cached.name == "snapshots" and cached.parent.name.startswith("models--"):
+            hub_id = cached.parent.name.removeprefix("models--").replace("--", "/")
+            return {"file": path.relative_to(folder).as_posix(), "hub": hub_id, "revision": folder.name}
+    return {"file": path.name}
 
 
 def origin_of(source: Source, folder: Path) -> dict[str, Any]:

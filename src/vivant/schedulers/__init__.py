@@ -30,12 +30,15 @@ from vivant.solvers.cogvideox import (
 from vivant.solvers.ddim import DDIM
 from vivant.solvers.ddpm import DDPM
 from vivant.solvers.dpm import DPMSolver
+from vivant.solvers.dpm_ancestral import DPM2SAncestral
+from vivant.solvers.dpm_singlestep import DPMSinglestep
 from vivant.solvers.euler import Churn, Euler, EulerAncestral
 from vivant.solvers.heun import Heun
 from vivant.solvers.lcm import LCM
 from vivant.solvers.lms import LMS
 from vivant.solvers.pndm import PNDM
-from vivant.solvers.schedule import Solver, betas
+from vivant.solvers.schedule import Solver, betas, checked_count
+from vivant.solvers.tcd import TCD
 from vivant.solvers.unipc import UniPC
 
 # abar at t = 500 of the schedule that PIA was trained with, and how far another may be from it. Scaled linear betas
@@ -147,16 +150,79 @@ class LCMScheduler(Scheduler):
         solver: Any = self.solver
         if original_inference_steps is not None:
             solver = replace(solver, original_inference_steps=operator.index(original_inference_steps))
-        count = None if num_inference_steps is None else operator.index(num_inference_steps)
-        told = None if timesteps is None else [float(t) for t in timesteps]
-        schedule = solver.schedule(count, timesteps=told, strength=strength)
-        self._begin(schedule, count or len(told or ()), device)
+        _begin_distilled(self, solver, num_inference_steps, device, timesteps, strength)
+
+
+class TCDScheduler(Scheduler):
+    """For networks distilled by trajectory consistency, Hyper-SD among them."""
+
+    solver_class = TCD
+
+    def set_timesteps(  # pyright: ignore[reportIncompatibleMethodOverride]  # the arguments of its namesake
+        self,
+        num_inference_steps: SupportsIndex | None = None,
+        device: str | torch.device | None = None,
+        original_inference_steps: SupportsIndex | None = None,
+        timesteps: Iterable[Any] | None = None,
+        strength: float = 1.0,
+    ) -> None:
+        """Make the schedule of a run, as `LCMScheduler.set_timesteps` does.
+
+        Args:
+            num_inference_steps, device, timesteps, strength: as there.
+            original_inference_steps: if given, at least the number of steps: they are chosen from all timesteps of the
+                training.
+
+        Raises:
+            InputError: E-SOLVER-… for a schedule that cannot be had, see `TCD.schedule`.
+        """
+        solver: Any = self.solver
+        if original_inference_steps is not None:
+            if num_inference_steps is not None:
+                checked_count(operator.index(num_inference_steps), operator.index(original_inference_steps))
+            solver = replace(solver, original_inference_steps=solver.num_train_timesteps)
+        _begin_distilled(self, solver, num_inference_steps, device, timesteps, strength)
+
+    def step(
+        self,
+        model_output: Float[Tensor, "*shape"],
+        timestep: int | float | Tensor,
+        sample: Float[Tensor, "*shape"],
+        eta: float = 0.3,
+        generator: Generator | list[Generator] | None = None,
+        return_dict: bool = True,
+    ) -> SchedulerOutput | tuple[Tensor, ...]:
+        """The next state; `eta`, the paper's gamma, is the share of fresh noise."""
+        return self.advance(model_output, timestep, sample, return_dict, _noise(model_output, generator), eta=eta)
+
+
+def _begin_distilled(
+    scheduler: LCMScheduler | TCDScheduler,
+    solver: Any,
+    num_steps: SupportsIndex | None,
+    device: str | torch.device | None,
+    timesteps: Iterable[Any] | None,
+    strength: float,
+) -> None:
+    """Take up the schedule that a distilled network's solver makes of a number of steps or of timesteps."""
+    count = None if num_steps is None else operator.index(num_steps)
+    told = None if timesteps is None else [float(t) for t in timesteps]
+    schedule = solver.schedule(count, timesteps=told, strength=strength)
+    scheduler.begin(schedule, count or len(told or ()), device)
 
 
 class EulerAncestralDiscreteScheduler(Scheduler):
     """Euler with fresh noise at every step."""
 
     solver_class = EulerAncestral
+    spaced_by_sigma = exploding = True
+    step = _step_with_noise
+
+
+class DPMSolver2SAncestralScheduler(Scheduler):
+    """DPM++ 2S a of k-diffusion, which diffusers lacks; two evaluations a step, fresh noise after each."""
+
+    solver_class = DPM2SAncestral
     spaced_by_sigma = exploding = True
     step = _step_with_noise
 
@@ -252,6 +318,16 @@ class DPMSolverMultistepScheduler(Scheduler):
         """The next state; noise is used by sde-dpmsolver++ only, and drawn in float32."""
         noise = _noise(model_output, generator, variance_noise, torch.float32)
         return self.advance(model_output, timestep, sample, return_dict, noise)
+
+
+class DPMSolverSinglestepScheduler(Scheduler):
+    """DPM-Solver++ in groups of evaluations that start from the same state; DPM++ SDE of other programs."""
+
+    solver_class = DPMSinglestep
+    spaced_by_sigma = True
+    translations: ClassVar = DPMSolverMultistepScheduler.translations
+    returns_clean = False
+    step = _step_with_noise
 
 
 C = TypeVar("C", bound="_CogVideoXScheduler")

@@ -224,9 +224,9 @@ class Scheduler:
         told = None if timesteps is None else [float(t) for t in timesteps]
         levels = None if sigmas is None else [float(s) for s in sigmas]
         schedule = self.solver.schedule(count, timesteps=told, sigmas=levels)
-        self._begin(schedule, count or (len(told) if told is not None else len(levels or ()) - 1), device)
+        self.begin(schedule, count or (len(told) if told is not None else len(levels or ()) - 1), device)
 
-    def _begin(self, schedule: tuple[Step, ...], num_steps: int, device: str | torch.device | None) -> None:
+    def begin(self, schedule: tuple[Step, ...], num_steps: int, device: str | torch.device | None) -> None:
         """Take up a schedule of `num_steps` requested steps and forget the last run."""
         self._schedule, self.num_inference_steps = schedule, num_steps
         self._restart()

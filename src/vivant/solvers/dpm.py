@@ -43,7 +43,16 @@ from vivant.solvers.schedule import (
     upcast,
     whole_timesteps,
 )
-from vivant.solvers.sigmas import Track, at_timesteps, karras, log_snr, sigma_table, to_timesteps, with_final
+from vivant.solvers.sigmas import (
+    Track,
+    at_timesteps,
+    check_curve,
+    curve_of,
+    log_snr,
+    sigma_table,
+    to_timesteps,
+    with_final,
+)
 
 Algorithm = Literal["dpmsolver++", "sde-dpmsolver++", "dpmsolver"]
 
@@ -88,7 +97,7 @@ class DPMSolver:
     lower_order_final: bool = True
     euler_at_final: bool = False
     use_karras_sigmas: bool | None = False
-    use_exponential_sigmas: bool | None = only(False, None)
+    use_exponential_sigmas: bool | None = False
     use_beta_sigmas: bool | None = only(False, None)
     use_lu_lambdas: bool | None = only(False, None)
     use_flow_sigmas: bool | None = only(False, None)
@@ -107,6 +116,7 @@ class DPMSolver:
     add_noise = staticmethod(diffuse)
 
     def __post_init__(self):
+        curve_of(self)  # refuses both
         if self.algorithm_type == "dpmsolver" and self.final_sigmas_type == "zero":
             raise InputError(
                 "E-SOLVER-OPTIONS",
@@ -134,15 +144,16 @@ class DPMSolver:
         return tuple(self._step(i, int(t), levels) for i, t in enumerate(told))
 
     def _track(self, num_steps: int | None, timesteps: Numbers | None) -> Track:
-        """Timesteps and levels. Karras sigmas have their nearest timesteps, where several may coincide."""
+        """Timesteps and levels. Levels along a curve have their nearest timesteps, where several may coincide."""
         abar = self.signal
         table = sigma_table(abar)
-        if self.use_karras_sigmas:
-            if timesteps is not None:
-                raise InputError("E-SOLVER-SCHEDULE", "Custom timesteps and use_karras_sigmas exclude each other.")
-            levels = karras(table[-1].item(), table[0].item(), checked_count(num_steps, self.num_train_timesteps))
+        curve = curve_of(self)
+        check_curve(curve, timesteps)
+        if curve is not None:
+            levels = curve(table[-1].item(), table[0].item(), checked_count(num_steps, self.num_train_timesteps))
             told = to_timesteps(table, levels)
-            told = told if self.beta_schedule == "squaredcos_cap_v2" else told.round()
+            # parity: test_every_option. What is not rounded here is cut off below.
+            told = told.round() if self.use_karras_sigmas and self.beta_schedule != "squaredcos_cap_v2" else told
         else:
             told = self._told(abar, num_steps, timesteps)
             levels = at_timesteps(table, told)
@@ -169,11 +180,11 @@ class DPMSolver:
         back = (lam - log_snr(levels[i - 1])[2]) / h if order > 1 else torch.tensor(1.0)
         back2 = (log_snr(levels[i - 1])[2] - log_snr(levels[i - 2])[2]) / h if order > 2 else torch.tensor(1.0)
         if self.algorithm_type == "dpmsolver":
-            weights = _noise_weights(alpha_next / alpha, sigma_next, h)
+            weights = noise_weights(alpha_next / alpha, sigma_next, h)
         elif self.algorithm_type == "dpmsolver++":
-            weights = _sample_weights(sigma_next / sigma, alpha_next, h)
+            weights = sample_weights(sigma_next / sigma, alpha_next, h)
         else:
-            weights = _sde_weights(sigma_next / sigma, alpha_next, sigma_next, h)
+            weights = sde_weights(sigma_next / sigma, alpha_next, sigma_next, h)
         x, d0, d1, d2, noise = (w.item() for w in weights)
         second = 0.5 * d0 if self.solver_type == "midpoint" else d1
         return DPMStep(
@@ -249,7 +260,7 @@ class DPMSolver:
         return threshold(x0, self.dynamic_thresholding_ratio, self.sample_max_value) if self.thresholding else x0
 
 
-def _sample_weights(keep: Tensor, alpha: Tensor, h: Tensor) -> tuple[Tensor, ...]:
+def sample_weights(keep: Tensor, alpha: Tensor, h: Tensor) -> tuple[Tensor, ...]:
     """x, D0, D1 (Taylor form), D2, noise of dpmsolver++."""
     decay = torch.exp(-h) - 1.0
     return (
@@ -261,7 +272,7 @@ def _sample_weights(keep: Tensor, alpha: Tensor, h: Tensor) -> tuple[Tensor, ...
     )
 
 
-def _sde_weights(keep: Tensor, alpha: Tensor, sigma: Tensor, h: Tensor) -> tuple[Tensor, ...]:
+def sde_weights(keep: Tensor, alpha: Tensor, sigma: Tensor, h: Tensor) -> tuple[Tensor, ...]:
     """x, D0, D1 (Taylor form), D2, noise of sde-dpmsolver++."""
     gain = 1.0 - torch.exp(-2.0 * h)
     return (
@@ -273,7 +284,7 @@ def _sde_weights(keep: Tensor, alpha: Tensor, sigma: Tensor, h: Tensor) -> tuple
     )
 
 
-def _noise_weights(keep: Tensor, sigma: Tensor, h: Tensor) -> tuple[Tensor, ...]:
+def noise_weights(keep: Tensor, sigma: Tensor, h: Tensor) -> tuple[Tensor, ...]:
     """x, D0, D1 (Taylor form), D2, noise of dpmsolver."""
     growth = torch.exp(h) - 1.0
     return (

@@ -26,7 +26,7 @@ from vivant.solvers.schedule import (
     refuse_eta,
     upcast,
 )
-from vivant.solvers.sigmas import euler_init_sigma, euler_scalars, euler_track, euler_x0
+from vivant.solvers.sigmas import curve_of, euler_init_sigma, euler_scalars, euler_track, euler_x0
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Euler:
     prediction_type: Prediction = only(*PREDICTIONS)
     interpolation_type: Literal["linear"] = only("linear")
     use_karras_sigmas: bool | None = False
-    use_exponential_sigmas: bool | None = only(False, None)
+    use_exponential_sigmas: bool | None = False
     use_beta_sigmas: bool | None = only(False, None)
     sigma_min: float | None = None
     sigma_max: float | None = None
@@ -72,6 +72,9 @@ class Euler:
     order: ClassVar[int] = 1
     uses_eta: ClassVar[bool] = False
     add_noise = staticmethod(diffuse)
+
+    def __post_init__(self):
+        curve_of(self)  # refuses both
 
     @property
     def signal(self) -> Float[Tensor, " t"]:
@@ -92,7 +95,7 @@ class Euler:
             num_steps=num_steps,
             timesteps=timesteps,
             sigmas=sigmas,
-            use_karras=bool(self.use_karras_sigmas),
+            curve=curve_of(self),
             sigma_min=self.sigma_min,
             sigma_max=self.sigma_max,
             end_on_sigma_min=self.final_sigmas_type == "sigma_min",
@@ -200,10 +203,15 @@ class EulerAncestral:
         return Update((x_next + noise() * step.sigma_up).to(x.dtype), x0, None)
 
 
-def _ancestral(index: int, t: float, sigma: Tensor, sigma_next: Tensor) -> AncestralStep:
-    """Split the way to `sigma_next` so that the noise added at the end restores its variance."""
+def ancestral(sigma: Float[Tensor, ""], sigma_next: Float[Tensor, ""]) -> tuple[Tensor, Tensor]:
+    """Split the way to `sigma_next`: where to step to below it, and the noise that from there restores its variance."""
     up = (sigma_next**2 * (sigma**2 - sigma_next**2) / sigma**2) ** 0.5
-    down = (sigma_next**2 - up**2).clamp(min=0) ** 0.5  # rounding may leave less than nothing
+    return (sigma_next**2 - up**2).clamp(min=0) ** 0.5, up  # rounding may leave less than nothing
+
+
+def _ancestral(index: int, t: float, sigma: Tensor, sigma_next: Tensor) -> AncestralStep:
+    """The scalars of one step."""
+    down, up = ancestral(sigma, sigma_next)
     return AncestralStep(
         index=index,
         t=t,

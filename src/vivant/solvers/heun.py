@@ -27,7 +27,7 @@ from vivant.solvers.schedule import (
     diffuse,
     refuse_eta,
 )
-from vivant.solvers.sigmas import euler_init_sigma, euler_scalars, euler_track, euler_x0
+from vivant.solvers.sigmas import curve_of, euler_init_sigma, euler_scalars, euler_track, euler_x0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +49,7 @@ class Heun:
     trained_betas: tuple[float, ...] | None = None
     prediction_type: Prediction = only(*PREDICTIONS)
     use_karras_sigmas: bool | None = False
-    use_exponential_sigmas: bool | None = only(False, None)
+    use_exponential_sigmas: bool | None = False
     use_beta_sigmas: bool | None = only(False, None)
     clip_sample: bool = False
     clip_sample_range: float = 1.0
@@ -59,6 +59,9 @@ class Heun:
     order: ClassVar[int] = 2
     uses_eta: ClassVar[bool] = False
     add_noise = staticmethod(diffuse)
+
+    def __post_init__(self):
+        curve_of(self)  # refuses both
 
     @property
     def signal(self) -> Float[Tensor, " t"]:
@@ -79,7 +82,7 @@ class Heun:
             num_steps=num_steps,
             timesteps=timesteps,
             sigmas=sigmas,
-            use_karras=bool(self.use_karras_sigmas),
+            curve=curve_of(self),
         )
         steps: list[HeunStep] = []
         for i, t in enumerate(told):

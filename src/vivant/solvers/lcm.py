@@ -6,7 +6,7 @@ consistency sampling, algorithm 1 of Song et al., arXiv 2303.01469).
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -104,32 +104,11 @@ class LCM:
         """
         check_choice(num_steps, timesteps, sigmas)
         refuse_custom(self, sigmas=sigmas)
-        known = self._distilled()
-        if timesteps is not None:
-            told = whole_timesteps(timesteps, self.num_train_timesteps)
-            strange = sorted({int(t) for t in told} - {int(t) for t in known})
-            if strange:
-                listed = ", ".join(map(str, strange[:6]))
-                warn("W-SOLVER-LCM", f"The LCM network was not distilled on the timesteps {listed}.", stacklevel=3)
-            told = _last(told, strength)
-        else:
-            known = _last(known, strength)
-            num_steps = checked_count(num_steps, len(known))
-            told = known[np.floor(np.linspace(0, len(known), num_steps, endpoint=False)).astype(np.int64)]
+        told = chosen_timesteps(self, num_steps, timesteps, strength)
         abar = self.signal
         steps = tuple(self._step(i, told, abar) for i in range(len(told)))
         check_signal(steps, self.prediction_type)
         return steps
-
-    def _distilled(self) -> np.ndarray:
-        """The timesteps that the network was distilled on, noisiest first."""
-        count = self.original_inference_steps
-        if not 1 <= count <= self.num_train_timesteps:
-            raise InputError(
-                "E-SOLVER-OPTIONS",
-                f"original_inference_steps={count} does not fit {self.num_train_timesteps} training timesteps.",
-            )
-        return np.arange(count, 0, -1) * (self.num_train_timesteps // count) - 1
 
     def _step(self, index: int, told: np.ndarray, abar: Tensor) -> LCMStep:
         """The scalars of one step; the boundary condition is that of section 4.1."""
@@ -169,6 +148,46 @@ class LCM:
         raw = kept_in_range(to_x0(output, x, step.alpha, step.sigma, self.prediction_type), self)
         x0 = step.c_out * raw + step.c_skip * x
         return Update(x0 if step.is_last else step.alpha_next * x0 + step.sigma_next * noise(), x0, None)
+
+
+@runtime_checkable
+class Distilled(Protocol):
+    """The fields of a network that was distilled on few timesteps."""
+
+    @property
+    def num_train_timesteps(self) -> int: ...
+    @property
+    def original_inference_steps(self) -> int: ...
+
+
+def chosen_timesteps(of: Distilled, num_steps: int | None, timesteps: Numbers | None, strength: float) -> np.ndarray:
+    """The timesteps of a run, from those of the distillation or custom; noisiest first.
+
+    Raises:
+        InputError: E-SOLVER-OPTIONS, E-SOLVER-STEPS, E-SOLVER-TIMESTEPS, E-STRENGTH.
+    """
+    known = _distilled(of)
+    if timesteps is None:
+        known = _last(known, strength)
+        num_steps = checked_count(num_steps, len(known))
+        return known[np.floor(np.linspace(0, len(known), num_steps, endpoint=False)).astype(np.int64)]
+    told = whole_timesteps(timesteps, of.num_train_timesteps)
+    strange = sorted({int(t) for t in told} - {int(t) for t in known})
+    if strange:
+        listed = ", ".join(map(str, strange[:6]))
+        warn("W-SOLVER-LCM", f"The network was not distilled on the timesteps {listed}.", stacklevel=4)
+    return _last(told, strength)
+
+
+def _distilled(of: Distilled) -> np.ndarray:
+    """The timesteps that the network was distilled on, noisiest first."""
+    count = of.original_inference_steps
+    if not 1 <= count <= of.num_train_timesteps:
+        raise InputError(
+            "E-SOLVER-OPTIONS",
+            f"original_inference_steps={count} does not fit {of.num_train_timesteps} training timesteps.",
+        )
+    return np.arange(count, 0, -1) * (of.num_train_timesteps // count) - 1
 
 
 def _last(timesteps: np.ndarray, share: float) -> np.ndarray:

@@ -30,7 +30,7 @@ from vivant.solvers.schedule import (
     diffuse,
     refuse_eta,
 )
-from vivant.solvers.sigmas import euler_init_sigma, euler_scalars, euler_track, euler_x0
+from vivant.solvers.sigmas import curve_of, euler_init_sigma, euler_scalars, euler_track, euler_x0
 
 MAX_ORDER = 4
 
@@ -52,7 +52,7 @@ class LMS:
     beta_schedule: Betas = only(*BETAS)
     trained_betas: tuple[float, ...] | None = None
     use_karras_sigmas: bool | None = False
-    use_exponential_sigmas: bool | None = only(False, None)
+    use_exponential_sigmas: bool | None = False
     use_beta_sigmas: bool | None = only(False, None)
     prediction_type: Prediction = only(*PREDICTIONS)
     timestep_spacing: Spacing = only("linspace", "leading", "trailing")
@@ -61,6 +61,9 @@ class LMS:
     order: ClassVar[int] = 1
     uses_eta: ClassVar[bool] = False
     add_noise = staticmethod(diffuse)
+
+    def __post_init__(self):
+        curve_of(self)  # refuses both
 
     @property
     def signal(self) -> Float[Tensor, " t"]:
@@ -81,7 +84,7 @@ class LMS:
             num_steps=num_steps,
             timesteps=timesteps,
             sigmas=sigmas,
-            use_karras=bool(self.use_karras_sigmas),
+            curve=curve_of(self),
         )
         sigma = levels.double().numpy()
         return tuple(

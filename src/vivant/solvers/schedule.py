@@ -253,7 +253,7 @@ def refuse_eta(solver: object, eta: float) -> None:
         raise InputError(
             "E-SOLVER-ETA",
             f"eta={eta} has no meaning for {type(solver).__name__}.",
-            "Only DDIM has this parameter.",
+            "Only DDIM and TCD have this parameter.",
             "Leave eta at 0, or use DDIM.",
         )
 

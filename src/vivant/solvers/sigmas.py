@@ -4,7 +4,8 @@ The solvers of the Euler family keep the state as ``x = x0 + sigma noise``; DPM-
 variance-preserving state but choose their steps by the same sigma.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from math import log
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -61,6 +62,42 @@ def karras(sigma_max: float, sigma_min: float, num_steps: int) -> np.ndarray:
     return (ends[0] + np.linspace(0, 1, num_steps) * (ends[1] - ends[0])) ** RHO
 
 
+def exponential(sigma_max: float, sigma_min: float, num_steps: int) -> np.ndarray:
+    """Sigmas evenly spaced in log sigma, float64."""
+    return np.exp(np.linspace(log(sigma_max), log(sigma_min), num_steps))
+
+
+Curve = Callable[[float, float, int], np.ndarray]
+"""From the ends of a schedule and a number of steps to its sigmas."""
+
+
+@runtime_checkable
+class Curved(Protocol):
+    """The fields that say along which curve sigmas are spaced."""
+
+    @property
+    def use_karras_sigmas(self) -> bool | None: ...
+    @property
+    def use_exponential_sigmas(self) -> bool | None: ...
+
+
+def curve_of(of: Curved) -> Curve | None:
+    """`karras` or `exponential`; None where the timesteps decide.
+
+    Raises:
+        InputError: E-SOLVER-OPTIONS for both.
+    """
+    if of.use_karras_sigmas and of.use_exponential_sigmas:
+        raise InputError("E-SOLVER-OPTIONS", "use_karras_sigmas and use_exponential_sigmas exclude each other.")
+    return karras if of.use_karras_sigmas else exponential if of.use_exponential_sigmas else None
+
+
+def check_curve(curve: Curve | None, timesteps: Numbers | None) -> None:
+    """Refuse custom timesteps where a curve decides; E-SOLVER-SCHEDULE."""
+    if curve is not None and timesteps is not None:
+        raise InputError("E-SOLVER-SCHEDULE", f"Custom timesteps and use_{curve.__name__}_sigmas exclude each other.")
+
+
 def with_final(sigmas: np.ndarray, final: float) -> Float[Tensor, " n_plus_1"]:
     """The sigmas and the one that they lead to, float32."""
     return torch.from_numpy(np.append(sigmas, final).astype(np.float32))
@@ -73,7 +110,7 @@ def euler_track(
     num_steps: int | None,
     timesteps: Numbers | None,
     sigmas: Numbers | None,
-    use_karras: bool = False,
+    curve: Curve | None = None,
     sigma_min: float | None = None,
     sigma_max: float | None = None,
     end_on_sigma_min: bool = False,
@@ -84,8 +121,8 @@ def euler_track(
         of: the solver.
         abar: its noise schedule.
         num_steps, timesteps, sigmas: exactly one of them; custom sigmas include the final one.
-        use_karras: space the sigmas between the schedule's ends by `karras`.
-        sigma_min, sigma_max: other ends for `karras`.
+        curve: space the sigmas between the schedule's ends along it.
+        sigma_min, sigma_max: other ends for it.
         end_on_sigma_min: lead to the smallest sigma of the training instead of 0.
 
     Raises:
@@ -97,16 +134,15 @@ def euler_track(
         given = _checked_sigmas(sigmas)
         return Track(to_timesteps(table, given[:-1]).astype(np.float32), torch.from_numpy(given))
     if timesteps is not None:
-        if use_karras:
-            raise InputError("E-SOLVER-SCHEDULE", "Custom timesteps and use_karras_sigmas exclude each other.")
+        check_curve(curve, timesteps)
         told = checked_timesteps(timesteps, of.num_train_timesteps)
     else:
         told = spaced(of.timestep_spacing, of.num_train_timesteps, num_steps, of.steps_offset)
     told = told.astype(np.float32)
     levels = at_timesteps(table, told)
-    if use_karras:
+    if curve is not None:
         high = levels[0].item() if sigma_max is None else sigma_max
-        levels = karras(high, levels[-1].item() if sigma_min is None else sigma_min, len(told))
+        levels = curve(high, levels[-1].item() if sigma_min is None else sigma_min, len(told))
         told = to_timesteps(table, levels).astype(np.float32)
     return Track(told, with_final(levels, float(table[0]) if end_on_sigma_min else 0.0))
 

@@ -39,7 +39,7 @@ from vivant.solvers.schedule import (
     to_eps,
     to_x0,
 )
-from vivant.solvers.sigmas import Track, at_timesteps, karras, log_snr, sigma_table, to_timesteps, with_final
+from vivant.solvers.sigmas import Track, at_timesteps, curve_of, log_snr, sigma_table, to_timesteps, with_final
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class UniPC:
     disable_corrector: tuple[int, ...] = ()
     solver_p: None = only(None)
     use_karras_sigmas: bool | None = False
-    use_exponential_sigmas: bool | None = only(False, None)
+    use_exponential_sigmas: bool | None = False
     use_beta_sigmas: bool | None = only(False, None)
     use_flow_sigmas: bool | None = only(False, None)
     flow_shift: float | None = 1.0
@@ -105,6 +105,7 @@ class UniPC:
     add_noise = staticmethod(diffuse)
 
     def __post_init__(self):
+        curve_of(self)  # refuses both
         if not self.predict_x0 and self.final_sigmas_type == "zero":
             raise InputError(
                 "E-SOLVER-OPTIONS",
@@ -143,12 +144,15 @@ class UniPC:
         return tuple(self._step(i, int(t), levels) for i, t in enumerate(told))
 
     def _track(self, num_steps: int) -> Track:
-        """Timesteps and levels. Karras sigmas have their nearest timesteps, where several may coincide."""
+        """Timesteps and levels. Levels along a curve have their nearest timesteps, where several may coincide."""
         table = sigma_table(self.signal)
-        if self.use_karras_sigmas:
+        curve = curve_of(self)
+        if curve is not None:
             high = table[-1].item() if self.sigma_max is None else self.sigma_max
-            levels = karras(high, table[0].item() if self.sigma_min is None else self.sigma_min, num_steps)
-            told = to_timesteps(table, levels).round()
+            levels = curve(high, table[0].item() if self.sigma_min is None else self.sigma_min, num_steps)
+            told = to_timesteps(table, levels)
+            # parity: test_every_option. What is not rounded here is cut off below.
+            told = told.round() if self.use_karras_sigmas else told
             smallest = levels[-1]
         else:
             told = spaced(

@@ -5,7 +5,9 @@ removed the level `text_model` from the module tree and from the tensor names).
 """
 
 import json
-from collections.abc import Sequence
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,15 +17,21 @@ from torch import Tensor, nn
 
 from vivant.config import dump_json, load_json
 from vivant.errors import InputError, LoadError
-from vivant.hub.load import check_keys, read_weights, write_weights
-from vivant.hub.repo import TRANSFORMERS
-from vivant.text.tokens import Tokens, tokenise
+from vivant.hub.finite import check_finite
+from vivant.hub.load import cast, check_keys, read_weights, write_weights
+from vivant.hub.model import usual_dtype
+from vivant.hub.repo import TRANSFORMERS, Source
+from vivant.hub.single_file import TEXT, Found, Names, config_of, look_for, open_file
+from vivant.text.inversion import expand
+from vivant.text.tokens import Tokens, check_prompts, tokenise
 
 if TYPE_CHECKING:
     from transformers import CLIPTextModel, PreTrainedTokenizerBase
 
 PREFIX = "text_model."
 """Level that published files have in their tensor names, whatever the version of transformers."""
+NUM_TOKENS = 49408
+"""Of OpenAI's CLIP: 256 bytes, each also at the end of a word, 48,894 merges, start and end."""
 _NOT_TEXT = ("vision_model.", "visual_projection.", "text_projection.", "logit_scale")
 
 
@@ -33,7 +41,7 @@ def encode(
     prompts: Sequence[str],
     clip_skip: int | None = None,
 ) -> Float[Tensor, "b n d"]:
-    """Embed prompts, each cut or padded to the 77 tokens of CLIP; negative prompts are embedded by the same call.
+    """Embed prompts, each cut or padded to the 77 tokens of CLIP; brackets are brackets (see `vivant.text.encode`).
 
     Args:
         tokenizer: CLIP's tokenizer.
@@ -44,7 +52,13 @@ def encode(
     Raises:
         InputError: E-PROMPT-TYPE, E-PROMPT-TEXT, E-CLIP-SKIP.
     """
-    return embed(text_encoder, tokenise(tokenizer, prompts, _num_positions(text_encoder)), clip_skip)
+    return embed(text_encoder, plain_tokens(tokenizer, prompts, _num_positions(text_encoder)), clip_skip)
+
+
+def plain_tokens(tokenizer: "PreTrainedTokenizerBase", prompts: Sequence[str], length: int = 77) -> Tokens:
+    """As `tokenise`, with learned words of several vectors written out."""
+    check_prompts(prompts)
+    return tokenise(tokenizer, [expand(prompt, tokenizer) for prompt in prompts], length)
 
 
 def embed(text_encoder: "CLIPTextModel", tokens: Tokens, clip_skip: int | None = None) -> Float[Tensor, "b n d"]:
@@ -100,29 +114,83 @@ def load_text_encoder(folder: Path, variant: str | None = None, dtype: torch.dty
     Raises:
         LoadError: E-FILE-MISSING or E-JSON-BROKEN, E-CONFIG-VALUE, nothing readable, or E-KEYS-MISMATCH.
     """
-    from transformers import CLIPTextConfig, CLIPTextModel
+    encoder = meta_text_encoder(load_json(folder / "config.json"), str(folder / "config.json"))
+    return adopt_text_encoder(encoder, read_state(folder, variant, encoder), dtype or usual_dtype())
 
-    values = load_json(folder / "config.json")
-    try:
-        config = CLIPTextConfig.from_dict(values.get("text_config") or values)  # a whole CLIP has one for each half
-        with torch.device("meta"):
-            encoder = CLIPTextModel(config)
-    except Exception as error:  # whatever transformers makes of values that fit no network
-        raise LoadError(
-            "E-CONFIG-VALUE", f"{folder / 'config.json'} describes no CLIP text encoder: {error}."
-        ) from error
+
+def read_state(folder: Path, variant: str | None, encoder: "CLIPTextModel") -> dict[str, Tensor]:
+    """The tensors of a published folder that a text encoder needs, under its own names and in their own data type.
+
+    Raises:
+        LoadError: nothing readable, or E-KEYS-MISMATCH.
+    """
     expected = encoder.state_dict()
     prefix = PREFIX if next(iter(expected)).startswith(PREFIX) else ""
-    dtype = dtype or torch.get_default_dtype()
     state = {
-        prefix + name.removeprefix(PREFIX): value.to(dtype) if value.is_floating_point() else value
+        prefix + name.removeprefix(PREFIX): value
         for name, value in read_weights(folder, variant, TRANSFORMERS).items()
         if not name.startswith(_NOT_TEXT) and not name.endswith("position_ids")
     }
     check_keys(state, expected, "CLIPTextModel", str(folder))
-    encoder.load_state_dict(state, strict=True, assign=True)
+    return state
+
+
+def text_encoder_of(
+    found: Found, config: Mapping[str, Any], dtype: torch.dtype | None, *, verify: bool = False
+) -> tuple["CLIPTextModel", Names]:
+    """Build a text encoder that was found in a single file, as `Model.from_found` does with other networks."""
+    encoder = meta_text_encoder(config)
+    state, names = found.state(encoder, config, "CLIPTextModel")
+    check_finite(state, found.file.origin, whole=verify, dtype=dtype)
+    return adopt_text_encoder(encoder, state, dtype), names
+
+
+def text_encoder_from_single_file(
+    path: str | Path | Mapping[str, Tensor],
+    config: str | Path | Mapping[str, Any] | None = None,
+    dtype: torch.dtype | None = None,
+    *,
+    verify: bool = False,
+) -> "CLIPTextModel":
+    """Read CLIP's text encoder from a file of it alone, or of a whole model.
+
+    Args:
+        path: as of `Model.from_single_file`.
+        config: likewise.
+        dtype: data type of the weights; that of `torch.get_default_dtype()` if not given.
+        verify: look for NaN in all values.
+
+    Raises:
+        LoadError: as `Model.from_single_file`.
+    """
+    place = Source("")
+    found = look_for(open_file(path, place), TEXT)
+    return text_encoder_of(found, config_of(config, found, place), dtype or usual_dtype(), verify=verify)[0]
+
+
+def meta_text_encoder(config: Mapping[str, Any], origin: str = "the configuration") -> "CLIPTextModel":
+    """A text encoder without values.
+
+    Raises:
+        LoadError: E-CONFIG-VALUE, naming `origin`.
+    """
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    try:
+        values = dict(config.get("text_config") or config)  # a whole CLIP has one for each half
+        with torch.device("meta"):
+            return CLIPTextModel(CLIPTextConfig.from_dict(values))
+    except Exception as error:  # whatever transformers makes of values that fit no network
+        raise LoadError("E-CONFIG-VALUE", f"{origin} describes no CLIP text encoder: {error}.") from error
+
+
+def adopt_text_encoder(
+    encoder: "CLIPTextModel", state: Mapping[str, Tensor], dtype: torch.dtype | None
+) -> "CLIPTextModel":
+    """Give a text encoder without values those of `state`, which must fit; in their own data type without `dtype`."""
+    encoder.load_state_dict(cast(state, dtype), strict=True, assign=True)
     embeddings = _text_model(encoder).embeddings
-    embeddings.position_ids = torch.arange(config.max_position_embeddings).expand(1, -1)
+    embeddings.position_ids = torch.arange(_num_positions(encoder)).expand(1, -1)
     return encoder.eval().requires_grad_(False)
 
 
@@ -157,6 +225,28 @@ def load_tokenizer(folder: Path, class_name: str = "CLIPTokenizer") -> "PreTrain
     except Exception as error:  # the readers of transformers raise whatever the broken file makes them raise
         text = f"The tokenizer in {folder} cannot be read: {type(error).__name__}: {str(error)[:200]}."
         raise LoadError("E-TOKENIZER", text, why, fix) from error
+
+
+def shipped_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
+    """OpenAI's tokenizer, from a folder like a published one without `vocab.json`, which follows from `merges.txt`."""
+    with tempfile.TemporaryDirectory(prefix="vivant-") as name:
+        whole = Path(name)
+        for file in folder.iterdir():
+            shutil.copyfile(file, whole / file.name)
+        merges = (folder / "merges.txt").read_text(encoding="utf-8").splitlines()[1:]
+        (whole / "vocab.json").write_text(json.dumps(vocabulary(merges)), encoding="utf-8")
+        return load_tokenizer(whole)
+
+
+def vocabulary(merges: Sequence[str]) -> dict[str, int]:
+    """The tokens that byte-pair merges make, in CLIP's order: bytes, bytes that end a word, merges, start and end.
+
+    Bytes that are no visible characters stand as the characters from 256 on (Radford et al. 2019, GPT-2's encoder).
+    """
+    visible = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    units = [chr(byte) for byte in visible] + [chr(256 + i) for i in range(256 - len(visible))]
+    tokens = [*units, *(f"{unit}</w>" for unit in units), *("".join(pair.split()) for pair in merges)]
+    return {token: i for i, token in enumerate([*tokens, "<|startoftext|>", "<|endoftext|>"])}
 
 
 def save_tokenizer(tokenizer: "PreTrainedTokenizerBase", folder: Path) -> None:

@@ -26,6 +26,17 @@ class Tokens(NamedTuple):
     notes: tuple[str, ...]
 
 
+def check_prompts(prompts: Sequence[str]) -> None:
+    """Refuse what is no list of strings (E-PROMPT-TYPE), or no valid Unicode (E-PROMPT-TEXT)."""
+    if isinstance(prompts, str) or not prompts or not all(isinstance(prompt, str) for prompt in prompts):
+        raise InputError("E-PROMPT-TYPE", f"Prompts must be strings, not {prompts!r}.", "", "Give a list of strings.")
+    for prompt in prompts:
+        if any("\ud800" <= char <= "\udfff" for char in prompt):
+            raise InputError(
+                "E-PROMPT-TEXT", f"The prompt {prompt[:60]!r} is not valid Unicode.", "It holds half a surrogate pair."
+            )
+
+
 def tokenise(
     tokenizer: "PreTrainedTokenizerBase", prompts: Sequence[str], length: int = 77, reader: str = "CLIP"
 ) -> Tokens:
@@ -40,13 +51,7 @@ def tokenise(
     Raises:
         InputError: E-PROMPT-TYPE for anything but strings, E-PROMPT-TEXT for text that is not Unicode.
     """
-    if isinstance(prompts, str) or not prompts or not all(isinstance(prompt, str) for prompt in prompts):
-        raise InputError("E-PROMPT-TYPE", f"Prompts must be strings, not {prompts!r}.", "", "Give a list of strings.")
-    for prompt in prompts:
-        if any("\ud800" <= char <= "\udfff" for char in prompt):
-            raise InputError(
-                "E-PROMPT-TEXT", f"The prompt {prompt[:60]!r} is not valid Unicode.", "It holds half a surrogate pair."
-            )
+    check_prompts(prompts)
     length = min(length, tokenizer.model_max_length)
     padded = tokenizer(list(prompts), padding="max_length", max_length=length, truncation=True, return_tensors="pt")
     full = tokenizer(list(prompts), truncation=False, verbose=False)["input_ids"]

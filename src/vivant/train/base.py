@@ -15,7 +15,7 @@ from vivant.media.sheet import grid
 from vivant.pia.layers import ResnetBlock, SpatialTransformer
 from vivant.pia.unet import UNet2DConditionModel
 from vivant.pipelines.components import entry_of, save_component
-from vivant.preflight.pia import SCHEDULER
+from vivant.preflight.models import SCHEDULER
 from vivant.schedulers import DDIMScheduler
 from vivant.text.clip import encode
 from vivant.train import lora

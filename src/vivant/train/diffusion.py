@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from vivant.errors import InputError
-from vivant.preflight.pia import SCHEDULER
+from vivant.preflight.models import SCHEDULER
 from vivant.solvers.ddim import DDIM
 from vivant.train.samples import Draws
 

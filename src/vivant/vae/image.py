@@ -21,6 +21,7 @@ from vivant.attention import attend
 from vivant.config import check_groups, only
 from vivant.errors import InputError
 from vivant.hub.model import Model
+from vivant.hub.single_file import VAE
 from vivant.upsample import Upsample, layout
 from vivant.vae.posterior import AutoencoderKLOutput, DecoderOutput, DiagonalGaussian
 from vivant.vae.tiling import Tiling, join
@@ -231,6 +232,7 @@ class AutoencoderKL(Model):
 
     Config = AutoencoderKLConfig
     settings: AutoencoderKLConfig
+    part = VAE
     chunk_size: int = 2
     use_slicing: bool = False
     tiling: Tiling | None = None

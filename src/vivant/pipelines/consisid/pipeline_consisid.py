@@ -23,6 +23,7 @@ from vivant.faces.found import Choice
 from vivant.media.output import OutputType, check_finite, check_output_type, collect
 from vivant.media.pictures import listed, num_pictures, picture_sizes, pictures
 from vivant.media.still import read_still
+from vivant.pipelines import lora
 from vivant.pipelines.base import DiffusionPipeline
 from vivant.pipelines.consisid.pipeline_output import ConsisIDPipelineOutput
 from vivant.pipelines.steering import TENSORS, Callback, callback_names, called_back
@@ -52,6 +53,8 @@ class ConsisIDPipeline(DiffusionPipeline):
     """
 
     _callback_tensor_inputs: ClassVar = TENSORS
+    _lora_loadable_modules: ClassVar = ("transformer",)
+    _lora_families: ClassVar = ("CogVideoX", "ConsisID")
 
     tokenizer: PreTrainedTokenizerBase | None
     text_encoder: T5EncoderModel | None
@@ -275,7 +278,7 @@ class ConsisIDPipeline(DiffusionPipeline):
             negative_prompt_embeds: likewise.
             output_type: see `ConsisIDPipelineOutput`.
             return_dict: return `ConsisIDPipelineOutput`; otherwise a tuple of its field.
-            attention_kwargs: ``{"scale": s}``, the strength of LoRA layers; without any it changes nothing.
+            attention_kwargs: ``{"scale": s}`` multiplies the strength of LoRA in this call, fused one apart.
             callback_on_step_end: called after every step with this pipeline, the step, the timestep and the tensors
                 asked for; what it returns replaces them. Raise to cancel.
             callback_on_step_end_tensor_inputs: names out of `_callback_tensor_inputs`.
@@ -291,7 +294,8 @@ class ConsisIDPipeline(DiffusionPipeline):
         check_output_type(output_type)
         names = callback_names(callback_on_step_end, callback_on_step_end_tensor_inputs)
         check_prompts(prompt, negative_prompt, prompt_embeds, negative_prompt_embeds)
-        self._note_scale(attention_kwargs)
+        scale = lora.scale_of("attention_kwargs", attention_kwargs)
+        lora.note_scale(self, scale)
         request = ConsisIDRequest(
             prompt=tuple(texts(prompt)),
             negative_prompt=None if negative_prompt is None else tuple(texts(negative_prompt)),
@@ -322,7 +326,7 @@ class ConsisIDPipeline(DiffusionPipeline):
             people = read_people(seen)
             image, face = [one.image for one in seen], people.face
             kps_cond = people.points if self.transformer.settings.is_kps else None
-        with self.progress_bar(total=len(steps)) as bar:
+        with self.progress_bar(total=len(steps)) as bar, lora.at_scale(self, scale):
 
             def on_step(state: State) -> State:
                 if callback_on_step_end is not None:
@@ -467,16 +471,3 @@ class ConsisIDPipeline(DiffusionPipeline):
         for finding in findings:
             self._note(warn(finding.code, finding.text, stacklevel=5))
         return frames
-
-    def _note_scale(self, attention_kwargs: Any) -> None:
-        given = {} if attention_kwargs is None else attention_kwargs
-        if not isinstance(given, dict) or not given.keys() <= {"scale"}:
-            raise InputError(
-                "E-CROSS-ATTENTION",
-                f"attention_kwargs is {attention_kwargs!r}.",
-                "Anything but a dictionary with the key scale would be ignored.",
-                'Give {"scale": 1.0}, or leave it out.',
-            )
-        if given.get("scale", 1) != 1:
-            scale = given["scale"]
-            self._say("W-LORA-NONE", f"The scale {scale} is for LoRA layers; there are none, so it changes nothing.")
