@@ -30,7 +30,6 @@ CUTS: Mapping[str, Windows] = {
     "pyramid, fresh noise": Windows(),
     "pyramid, FreeNoise": Windows(noise="freenoise"),
     "uniform, fresh noise": Windows(weights="uniform"),
-    "pyramid, fresh noise, length 8": Windows(8),
 }
 
 

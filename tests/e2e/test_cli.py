@@ -161,7 +161,18 @@ EVERY = {
 NOT_OF_THE_REQUEST = {
     *("photo", "output", "overwrite", "enlarge", "json", "size"),
     *("base", "motion_adapter", "numerics", "dtype", "device", "compile", "variant", "revision", "adapter_revision"),
-    *("cache_dir", "offline", "residency", "loras", "embeddings", "sampler", "vae", "config"),
+    *(
+        "cache_dir",
+        "offline",
+        "residency",
+        "loras",
+        "embeddings",
+        "ip_adapters",
+        "picture_prompts",
+        "sampler",
+        "vae",
+        "config",
+    ),
 }
 
 

@@ -26,7 +26,7 @@ def write(path: Path, name: str = LORA, shape: tuple[int, ...] = (2, 768)) -> Pa
 
 def test_a_file_is_known_by_its_content(tmp_path: Path):
     path = write(tmp_path / "ink.safetensors")
-    (found,) = find_additions([(path, 0.5)], [], PLACE)
+    (found,) = find_additions([(path, 0.5)], [], [], PLACE)
     assert (found.kind, found.path, found.weight) == ("lora", path, 0.5)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     assert found.to_json() == {
@@ -41,7 +41,7 @@ def test_a_file_is_known_by_its_content(tmp_path: Path):
 def test_loras_come_before_embeddings_in_the_order_given(tmp_path: Path):
     a, b = write(tmp_path / "a.safetensors"), write(tmp_path / "b.safetensors")
     word = write(tmp_path / "w.safetensors", "emb_params", (3, 768))
-    found = find_additions([b, (str(a), 2)], [word, (word, "<ink>")], PLACE)
+    found = find_additions([b, (str(a), 2)], [word, (word, "<ink>")], [], PLACE)
     assert [(f.kind, f.path, f.weight, f.token) for f in found] == [
         ("lora", b, 1.0, None),
         ("lora", a, 2.0, None),
@@ -55,7 +55,7 @@ def test_a_file_on_the_hub_is_named_after_its_repository(tmp_path: Path):
     write(tmp_path / "repo" / "pytorch_lora_weights.safetensors")
     tiny_repo.into_cache(tmp_path / "cache", "someone/ink", tmp_path / "repo")
     place = Source("unread", cache_dir=tmp_path / "cache", local_files_only=True)
-    named, usual = find_additions(["someone/ink/deep/ink.safetensors", "someone/ink"], [], place)
+    named, usual = find_additions(["someone/ink/deep/ink.safetensors", "someone/ink"], [], [], place)
     common = {"hub": "someone/ink", "revision": tiny_repo.COMMIT}
     assert named.origin == {"file": "deep/ink.safetensors", **common}
     assert usual.origin == {"file": "pytorch_lora_weights.safetensors", **common}
@@ -65,12 +65,12 @@ def test_a_local_file_is_never_taken_for_one_of_the_hub(tmp_path: Path, monkeypa
     monkeypatch.chdir(tmp_path)
     write(tmp_path / "a" / "b" / "c.safetensors")
     offline = Source("unread", cache_dir=tmp_path / "cache", local_files_only=True)
-    (found,) = find_additions(["a/b/c.safetensors"], [], offline)
+    (found,) = find_additions(["a/b/c.safetensors"], [], [], offline)
     assert found.origin == {"file": "c.safetensors"}
     with pytest.raises(VivantError, match=r"E-FILE-MISSING.*a/b has no file"):
-        find_additions(["a/b/d.safetensors"], [], offline)
+        find_additions(["a/b/d.safetensors"], [], [], offline)
     with pytest.raises(VivantError, match="E-FILE-MISSING"):
-        find_additions([tmp_path / "a" / "b" / "d.safetensors"], [], offline)
+        find_additions([tmp_path / "a" / "b" / "d.safetensors"], [], [], offline)
 
 
 @pytest.mark.parametrize(
@@ -83,16 +83,16 @@ def test_a_local_file_is_never_taken_for_one_of_the_hub(tmp_path: Path, monkeypa
 )
 def test_something_else_is_refused_by_its_header(tmp_path: Path, name: str, shape: tuple[int, ...], code: str):
     with pytest.raises(VivantError, match=code):
-        find_additions([write(tmp_path / "x.safetensors", name, shape)], [], PLACE)
+        find_additions([write(tmp_path / "x.safetensors", name, shape)], [], [], PLACE)
 
 
 @pytest.mark.unchecked
 @pytest.mark.parametrize(
     ("loras", "embeddings", "code"),
     [
-        ([("a", math.nan)], [], "E-LORA-WEIGHT"),
-        ([("a", True)], [], "E-LORA-WEIGHT"),
-        ([("a", "0.5")], [], "E-LORA-WEIGHT"),
+        ([("a", math.nan)], [], "E-ADDITION-WEIGHT"),
+        ([("a", True)], [], "E-ADDITION-WEIGHT"),
+        ([("a", "0.5")], [], "E-ADDITION-WEIGHT"),
         ([("a", 1.0, 2.0)], [], "E-ADDITION-TYPE"),
         ([5], [], "E-ADDITION-TYPE"),
         ([], [("a", " ")], "E-ADDITION-TYPE"),
@@ -109,4 +109,4 @@ def test_what_means_nothing_is_refused(
     swapped = [tuple("a.safetensors" if x == "a" else x for x in p) if isinstance(p, tuple) else p for p in loras]
     words = [tuple("a.safetensors" if x == "a" else x for x in p) for p in embeddings]
     with pytest.raises(VivantError, match=code):
-        find_additions(swapped, words, Source("unread", local_files_only=True))
+        find_additions(swapped, words, [], Source("unread", local_files_only=True))

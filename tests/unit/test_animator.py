@@ -137,7 +137,7 @@ def animator_request(animator: Animator, image: Any, **parameters: Any) -> PIARe
     class Stop(Exception):
         """Nothing more is needed."""
 
-    def denoise(request: PIARequest, *rest: Any) -> None:
+    def denoise(request: PIARequest, *rest: Any, **more: Any) -> None:
         seen.append(request)
         raise Stop
 
@@ -310,7 +310,7 @@ def test_broken_numbers_are_no_result(animator, broken):
     [
         (photo(), {"steps": 3}, "E-PARAM-UNKNOWN"),
         (photo(), {"strength": 0}, "E-STRENGTH"),
-        (photo(), {"num_frames": 33}, "E-FRAMES-MAX"),
+        (photo(), {"num_frames": 33, "windows": None}, "E-FRAMES-MAX"),
         (photo(), {"clip_skip": 3}, "E-CLIP-SKIP"),
         (photo(), {"num_inference_steps": 1000}, "E-SOLVER-STEPS"),
         (photo(), {"strength": 0.1}, "E-STRENGTH-STEPS"),

@@ -241,6 +241,7 @@ def test_broken_files_are_listed_with_their_errors_and_the_rest_too(tmp_path):
         "parts": None,
         "piped": "E-WEIGHTS-BROKEN",
     }
+    assert "which no configuration has" in str(one(tmp_path / "none").error), "2 GB were read"
     assert not (tmp_path / "canary").exists()
 
 

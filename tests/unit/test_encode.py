@@ -123,6 +123,9 @@ def test_all_prompts_get_as_many_chunks_as_the_longest(parts):
     empty = weighted(parts, "")
     assert_parity(negative, torch.cat([weighted(parts, "dark"), empty, empty], dim=1))
     assert_parity(positive[1:], torch.cat([weighted(parts, "a cat"), empty, empty], dim=1))
+    backwards, _ = encode(*parts, [["dark"], ["a cat", LONG]], None, "weighted")
+    assert_parity(backwards[0], negative)
+    assert_parity(backwards[1].flip(0), positive)
     (note,) = notes
     assert re.search(r"has \d+ tokens, read in 3 chunks of up to 75", note)
 
@@ -159,6 +162,7 @@ def test_other_data_types(parts, dtype):
 
 def test_the_mean_is_kept_and_ones_change_nothing():
     z, weights = 1 + tiny.noise(2, 5, 3), torch.ones(2, 5)
+    z[0] = torch.tensor([[1.0, -1.0, 0.0]])  # a mean of 0 cannot be scaled to
     assert weigh(z, weights) is z
     weights[1, 2] = 1.5
     found = weigh(z, weights)

@@ -85,6 +85,15 @@ def test_words_come_and_go_in_any_order(pipe):
     assert state(pipe)[2:] == before[2:]
 
 
+def test_words_do_not_change_with_what_they_were_read_from(pipe):
+    table = vectors("wolf").clone()
+    pipe.load_textual_inversion({"wolf": table})
+    said = embedded(pipe)
+    table.zero_()
+    learned(pipe, "<a>")
+    assert torch.equal(embedded(pipe), said)
+
+
 def test_pipelines_that_share_the_two_share_the_words(pipe):
     other = PIAPipeline.from_pipe(pipe)
     before = state(pipe)

@@ -10,11 +10,12 @@ import tiny_pia
 import tiny_repo
 from tiny_pia import picture, run
 from vivant.errors import InputError, LoadError, VivantWarning
-from vivant.pia.ip_adapter import IPAdapter, places
+from vivant.pia.ip_adapter import ImageProjection, IPAdapter, places
 from vivant.pia.ip_scale import scales_at
 from vivant.pia.layers import Attention
 from vivant.pia.motion import MotionAdapter
 from vivant.pia.unet import UNetMotionModel
+from vivant.pia.windows import Windows
 from vivant.pipelines.pia import PIAPipeline
 from vivant.pipelines.picture_prompts import rows
 from vivant.placement import MemoryPolicy, active
@@ -162,7 +163,8 @@ def test_files_that_are_no_adapter_of_ours(pipe, root, tmp_path, change, code):
     load(pipe, root, "plus.bin").set_ip_adapter_scale(0.4)
     before, parts = pipe._ip_adapters, dict(pipe.components)
     save_file(change(tiny_ip.state("plain")), tmp_path / "x.safetensors")
-    for source in ([root / "models" / "plain.bin", tmp_path / "x.safetensors"], tmp_path / "x.safetensors"):
+    file = tmp_path / "x.safetensors"
+    for source in ([root / "models" / "plain.bin", file], file, change(tiny_ip.state("plain"))):
         with pytest.raises(LoadError, match=code):
             pipe.load_ip_adapter(source)
     assert pipe._ip_adapters is before
@@ -203,6 +205,23 @@ def test_an_encoder_of_another_width_is_refused(root):
     load(pipe, root).image_encoder = other
     with pytest.raises(InputError, match="E-IP-ADAPTER-ENCODER"):
         run(pipe, ip_adapter_image=people(1))
+
+
+def test_the_published_numbering():
+    """Which attention of the full-size network each tensor of the published files belongs to, by its channels."""
+    with torch.device("meta"):
+        unet = UNetMotionModel()
+    channels = [320, 320, 640, 640, 1280, 1280] + [1280] * 3 + [640] * 3 + [320] * 3 + [1280]
+    assert [place.num_channels for place in places(unet)] == channels
+    assert [place.level for place in places(unet)] == [0, 0, 1, 1, 2, 2, 2, 2, 2, 1, 1, 1, 0, 0, 0, 3]
+    with torch.device("meta"):
+        adapter = IPAdapter(ImageProjection(1024, 4, 768), 768, channels)
+    shapes = {name: tuple(value.shape) for name, value in adapter.state_dict().items()}
+    assert len(shapes) == 4 + 2 * 16
+    assert shapes["image_proj.proj.weight"] == (3072, 1024)
+    assert shapes["ip_adapter.13.to_v_ip.weight"] == (1280, 768)
+    assert shapes["ip_adapter.19.to_k_ip.weight"] == (640, 768)
+    assert shapes["ip_adapter.31.to_k_ip.weight"] == (1280, 768)
 
 
 # What a call is given
@@ -390,6 +409,17 @@ def test_pictures_are_read_once_for_a_run(pipe, root, monkeypatch):
     run(pipe, ip_adapter_image=people(1, 2), num_inference_steps=3, **shown)
     assert calls.count("picture") == 4
     assert calls.count("text") == 6 * 6
+
+
+def test_all_windows_of_a_clip_read_the_same_keys(pipe, root, monkeypatch):
+    load(pipe, root)
+    given = {"num_frames": 5, "windows": Windows(length=3, stride=2), "num_inference_steps": 2}
+    plain = run(pipe, **given, ip_adapter_image=people(2))
+    calls = count(monkeypatch)
+    seen = run(pipe, **given, ip_adapter_image=people(1))
+    assert calls.count("picture") == 2
+    gaps = (seen - plain).transpose(1, 2).flatten(2).norm(dim=2) / plain.transpose(1, 2).flatten(2).norm(dim=2)
+    assert gaps.min() > 0.02
 
 
 def test_guidance_switched_off_on_the_way(pipe, root, monkeypatch):

@@ -121,10 +121,7 @@ def test_what_is_left_out_is_noted(pipe):
 
 def test_an_optional_component_that_nobody_reads_is_noted(base, tmp_path):
     folder = copy(base, tmp_path)
-    index = json.loads((folder / "model_index.json").read_text())
-    index["feature_extractor"] = ["transformers", "ViTImageProcessor"]
-    (folder / "model_index.json").unlink()
-    (folder / "model_index.json").write_text(json.dumps(index))
+    rewrite_index(folder, feature_extractor=["transformers", "ViTImageProcessor"])
     pipe = StableDiffusionPipeline.from_pretrained(folder)
     assert any(note.startswith("feature_extractor (ViTImageProcessor)") for note in pipe.notes)
     assert pipe.feature_extractor is None

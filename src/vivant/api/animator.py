@@ -17,8 +17,9 @@ from vivant.pia.config import Numerics, check_numerics
 from vivant.pia.decode import decode
 from vivant.pia.generate import schedules, timesteps
 from vivant.pipelines.pia import PIAPipeline
+from vivant.pipelines.picture_prompts import Shown
 from vivant.placement import Residency
-from vivant.preflight.additions import Embedding, Lora
+from vivant.preflight.additions import Embedding, Weighted
 from vivant.preflight.inputs import read_keyframes, read_stills
 from vivant.preflight.models import Limits, Models
 from vivant.preflight.pia import check_request, describe_windows
@@ -48,8 +49,9 @@ class Animator:
         *,
         config: str | Path | None = None,
         vae: str | Path | None = None,
-        loras: Sequence[Lora] = (),
+        loras: Sequence[Weighted] = (),
         embeddings: Sequence[Embedding] = (),
+        ip_adapters: Sequence[Weighted] = (),
         sampler: str | None = None,
         numerics: Numerics = "original",
         dtype: torch.dtype | None = None,
@@ -77,6 +79,8 @@ class Animator:
             loras: LoRA files, each alone or as a pair with its weight: a path, a folder or hub id that holds one, or
                 ``"organisation/name/file.safetensors"``.
             embeddings: textual inversions, likewise, each alone or as a pair with the word that prompts call it by.
+            ip_adapters: IP-Adapters, likewise, each alone or as a pair with its weight; the folder `image_encoder` lies
+                beside the file. `animate` is then given a picture prompt for each.
             sampler: a name such as ``"DPM++ 2M Karras"``, see `vivant.schedulers.names`. If not given, that which a
                 LoRA for few steps was distilled for, and its steps and guidance are then the defaults of `animate`;
                 otherwise PIA's preset of DDIM.
@@ -111,6 +115,7 @@ class Animator:
             vae=vae,
             loras=loras,
             embeddings=embeddings,
+            ip_adapters=ip_adapters,
             sampler=sampler,
             adapter_revision=adapter_revision,
             **hub,
@@ -128,6 +133,7 @@ class Animator:
         prompt: str | Sequence[str] = "",
         *,
         keyframes: Mapping[int, Any] | None = None,
+        picture_prompts: Sequence[Any] = (),
         progress: Callable[[Progress], None] | None = None,
         cancel: Cancel | None = None,
         **parameters: Any,
@@ -139,6 +145,7 @@ class Animator:
             prompt: what happens.
             keyframes: pictures at further frames, ``{24: picture}``; `image` is the one at `cond_frame`. Every frame
                 sees the nearest of them.
+            picture_prompts: a picture for each IP-Adapter, in their order: what the clip takes up of subject or style.
             progress: called after every step.
             cancel: asked after every step; True stops the run with `Cancelled`, and nothing is decoded.
             parameters: the other fields of `vivant.request.PIARequest`. The negative prompt defaults to PIA's own
@@ -151,6 +158,7 @@ class Animator:
             Cancelled: E-CANCELLED.
         """
         stills, further = read_stills(image), read_keyframes(keyframes)
+        prompts = read_stills(picture_prompts) if picture_prompts else []
         solver = self.pipeline.scheduler.solver
         request = check_request(
             parameters, prompt, stills, solver, self._limits, defaults=self.defaults, keyframes=further
@@ -162,7 +170,12 @@ class Animator:
         with noting(pipeline) as notes:
             pipeline.notes += [note for note in [describe_windows(request)] if note]
             latents = pipeline.denoise(
-                request, [s.image for s in stills], generators(request.seed), on_step, keyframes=pictures
+                request,
+                [still.image for still in stills],
+                generators(request.seed),
+                on_step,
+                shown=Shown([still.image for still in prompts] or None),
+                keyframes=pictures,
             )
         middle = time.perf_counter()
         with placement.active(pipeline.vae, pipeline.memory) as vae:
@@ -181,6 +194,7 @@ class Animator:
             seconds=seconds,
             notes=notes,
             keyframes=list(further.values()),
+            picture_prompts=prompts,
         )
 
     @property
@@ -190,4 +204,5 @@ class Animator:
 
     def weights(self) -> dict[str, str]:
         """Content hashes of the networks; each is hashed once, at the first call that needs it."""
-        return self._digests.of(self.pipeline, ("unet", "vae", "text_encoder"))
+        seen = ("image_encoder",) if self.pipeline.image_encoder is not None else ()
+        return self._digests.of(self.pipeline, ("unet", "vae", "text_encoder", *seen))

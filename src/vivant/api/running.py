@@ -143,6 +143,7 @@ def finished(
     seconds: Mapping[str, float],
     notes: Notes,
     keyframes: Sequence[Sequence[Still]] = (),
+    picture_prompts: Sequence[Still] = (),
     more: Mapping[str, Any] = {},
     attention: str = "",
 ) -> Result:
@@ -159,12 +160,13 @@ def finished(
         seconds: duration of the stages.
         notes: what was said.
         keyframes: the pictures of every keyframe.
+        picture_prompts: those of IP-Adapters.
         more: further fields of the recipe.
         attention: see `Report`.
     """
     device, dtype = pipeline.memory.device, str(pipeline.dtype).removeprefix("torch.")
     seen = [stills[i // request.num_videos_per_prompt % len(stills)].image for i in range(len(clips))]
-    every = [*stills, *(still for group in keyframes for still in group)]
+    every = [*stills, *(still for group in keyframes for still in group), *picture_prompts]
     dark = [int(np.asarray(picture).max()) <= DARK for picture in seen]
     report = Report(
         {"load": loaded.seconds, **seconds},
@@ -194,6 +196,7 @@ def finished(
             **_known(stills),
             "dark": dark,
             **({"keyframes": [_known(group) for group in keyframes]} if keyframes else {}),
+            **({"picture_prompts": _known(picture_prompts)} if picture_prompts else {}),
         },
         **more,
         "frames_hashes": [frames_hash(clip) for clip in clips],

@@ -100,6 +100,18 @@ def animate(
         list[str] | None,
         option("--embedding", "A textual inversion, or FILE=WORD with the word that calls it. Several times.", MODELS),
     ] = None,
+    ip_adapters: Annotated[
+        list[str] | None,
+        option(
+            "--ip-adapter",
+            "An IP-Adapter, or FILE=WEIGHT; its image_encoder lies beside it. Several times.",
+            MODELS,
+        ),
+    ] = None,
+    picture_prompts: Annotated[
+        list[str] | None,
+        option("--picture-prompt", "A picture for each IP-Adapter, of which the clip takes up subject or style.", CLIP),
+    ] = None,
     # The clip
     prompt_travel: Annotated[
         list[str] | None,
@@ -353,11 +365,12 @@ def animate(
             offline=offline,
             loras=tuple(weighted(text) for text in loras or ()),
             embeddings=tuple(worded(text) for text in embeddings or ()),
+            ip_adapters=tuple(weighted(text) for text in ip_adapters or ()),
             sampler=sampler,
             config=config,
             vae=vae,
         )
-        making.animate(screen, loading, photo, prompt, request, output, overwrite, enlarge)
+        making.animate(screen, loading, photo, prompt, request, picture_prompts or [], output, overwrite, enlarge)
 
 
 def motion_of(text: str) -> str | int | tuple[float, ...]:

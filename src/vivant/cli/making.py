@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -19,13 +19,21 @@ from vivant.media.still import Still, read_still
 from vivant.pia.freeu import FreeU
 from vivant.pia.windows import Windows, windows
 from vivant.placement import check_place
-from vivant.preflight.additions import Embedding, Lora
+from vivant.preflight.additions import Embedding, Weighted
 from vivant.preflight.models import Models, scheduler_of
 from vivant.preflight.pia import check_animate
 from vivant.request import PIARequest
 
 SHIPPED_BASE, SHIPPED_MOTION = str(pocket.base()), str(pocket.motion())
 FULL_SIZE = "SG161222/Realistic_Vision_V6.0_B1_noVAE"
+
+
+class Seen(NamedTuple):
+    """The pictures of a run: those that clips begin with, those of the keyframes, and picture prompts."""
+
+    first: list[Still]
+    keyframes: Mapping[int, Sequence[Still]]
+    prompts: list[Still]
 
 
 @dataclass(frozen=True)
@@ -44,8 +52,9 @@ class Loading:
     adapter_revision: str | None
     cache_dir: str | None
     offline: bool
-    loras: tuple[Lora, ...] = ()
+    loras: tuple[Weighted, ...] = ()
     embeddings: tuple[Embedding, ...] = ()
+    ip_adapters: tuple[Weighted, ...] = ()
     sampler: str | None = None
     config: str | None = None
     vae: str | None = None
@@ -59,6 +68,7 @@ class Loading:
             "local_files_only": self.offline,
             "loras": self.loras,
             "embeddings": self.embeddings,
+            "ip_adapters": self.ip_adapters,
             "sampler": self.sampler,
             "config": self.config,
             "vae": self.vae,
@@ -135,6 +145,7 @@ def animate(
     photo: str,
     prompt: str,
     request: Mapping[str, Any],
+    picture_prompts: Sequence[str],
     outputs: Sequence[str],
     overwrite: bool,
     enlarge: int,
@@ -143,18 +154,20 @@ def animate(
     check_enlarge(enlarge)
     still, keyframe_paths = read_still(photo), dict(request["keyframes"])
     keyframes = {frame: [read_still(path)] for frame, path in keyframe_paths.items()}
+    seen = Seen([still], keyframes, [read_still(path) for path in picture_prompts])
     request = {**request, "keyframes": keyframes}
     decided = check_animate(still, prompt, solver=scheduler_of(loading.sampler).solver, **request)
     count = decided.num_videos_per_prompt
     targets = [numbered(outputs, k, count) for k in range(count)]
-    sources = [photo, *keyframe_paths.values()]
+    sources = [photo, *keyframe_paths.values(), *picture_prompts]
     check_targets([path for paths in targets for path in paths], sources, overwrite, decided.fps)
     models = loading.check()
+    models.check_picture_prompts(len(picture_prompts))
     known: dict[str, Any] = {**request, "seed": decided.seed, "defaults": models.defaults}
     decided = check_animate(still, prompt, solver=models.scheduler.solver, limits=models.limits, **known)
     with stoppable() as stopped:
         animator = loading.load(screen)
-        result = run(screen, animator, [still], keyframes, decided, stopped)
+        result = run(screen, animator, seen, decided, stopped)
     shown = write(screen, result, dict(enumerate(targets)), saving(result, overwrite, enlarge))
     finish(screen, result, shown)
 
@@ -162,8 +175,7 @@ def animate(
 def run(
     screen: Screen,
     animator: Animator,
-    stills: list[Still],
-    keyframes: Mapping[int, Sequence[Still]],
+    seen: Seen,
     request: PIARequest,
     stopped: Callable[[], bool],
 ) -> Result:
@@ -173,6 +185,6 @@ def run(
     cut = f" in {cuts} windows" if cuts > 1 else ""
     steps, seed = request.num_inference_steps, request.seed
     screen.say(f"Animating: {f} frames of {w} x {h}{cut}, {steps} steps, seed {seed}.")
-    fields: dict[str, Any] = {**request.fields(), "keyframes": keyframes}
+    fields: dict[str, Any] = {**request.fields(), "keyframes": seen.keyframes, "picture_prompts": seen.prompts}
     with screen.progress() as meter:
-        return animator.animate(stills, progress=meter.step, cancel=stopped, **fields)
+        return animator.animate(seen.first, progress=meter.step, cancel=stopped, **fields)

@@ -44,9 +44,10 @@ class Made:
         device: where they computed.
         scheduler: with which.
         enlarged: how many times as long the sides were written.
-        pictures: hashes of the pictures, then of those of the keyframes.
+        pictures: hashes of the pictures, then of those of the keyframes, then of picture prompts.
         sizes: their width and height.
         keyframes: how many pictures each keyframe has.
+        picture_prompts: how many picture prompts there are.
         versions: of packages.
     """
 
@@ -61,6 +62,7 @@ class Made:
     pictures: tuple[str, ...]
     sizes: tuple[tuple[int, int], ...]
     keyframes: tuple[int, ...]
+    picture_prompts: int
     versions: Mapping[str, str]
 
 
@@ -94,6 +96,8 @@ def made_of(recipe: Mapping[str, Any], request: PIARequest | ConsisIDRequest, pe
     if not isinstance(further, list) or len(further) != len(getattr(request, "keyframes", ())):
         raise wrong("image.keyframes", further)
     keyframes = [_pictures_of(group if isinstance(group, dict) else {}) for group in further]
+    prompts = _pictures_of(dict_of(picture, "picture_prompts")) if "picture_prompts" in picture else ((), [])
+    every = [(digests, sizes), *keyframes, prompts]
     enlarge = recipe.get("enlarged", 1)
     check_enlarge(enlarge)
     seeds = request.seed if isinstance(request.seed, tuple) else (request.seed,)
@@ -112,9 +116,10 @@ def made_of(recipe: Mapping[str, Any], request: PIARequest | ConsisIDRequest, pe
         device=text_of(recipe, "device"),
         scheduler=scheduler_of(dict_of(models, "scheduler")),
         enlarged=enlarge,
-        pictures=tuple(digest for group, _ in [(digests, sizes), *keyframes] for digest in group),
-        sizes=tuple(size for _, group in [(digests, sizes), *keyframes] for size in group),
+        pictures=tuple(digest for group, _ in every for digest in group),
+        sizes=tuple(size for _, group in every for size in group),
         keyframes=counts,
+        picture_prompts=len(prompts[0]),
         versions=named_texts_of(recipe, "versions"),
     )
 

@@ -71,7 +71,7 @@ def again(screen: Screen, raw: Mapping[str, Any], asked: Asked) -> None:
     pictures = find_pictures(made, asked.images, Path(asked.file))
     additions = find_additions(recipe.additions, asked.additions, Path(asked.file))
     check_targets(asked.outputs, [asked.file, *(path for path, _ in pictures)], asked.overwrite, request.fps)
-    stills, keyframes = _apart([still for _, still in pictures], request, made)
+    seen = _apart([still for _, still in pictures], request, made)
     loading = making.Loading(
         base=source_of("base", asked.base, recipe.base),
         motion_adapter=_source_of("motion_adapter", asked.motion_adapter, recipe.adapter),
@@ -89,6 +89,7 @@ def again(screen: Screen, raw: Mapping[str, Any], asked: Asked) -> None:
         offline=asked.offline,
         loras=tuple(one for one in additions if one.kind == "lora"),
         embeddings=tuple(one for one in additions if one.kind == "embedding"),
+        ip_adapters=tuple(one for one in additions if one.kind == "ip_adapter"),
     )
     given = (asked.base, asked.motion_adapter, asked.vae, asked.config)
     origins = (recipe.base, recipe.adapter, recipe.vae, recipe.config)
@@ -96,22 +97,25 @@ def again(screen: Screen, raw: Mapping[str, Any], asked: Asked) -> None:
     hub_ids = [origin.hub for origin in named if origin.hub]
     hub_ids += [one.origin["hub"] or "" for one in additions if one.path is None]
     loading = settle(screen, loading, hub_ids, asked.yes)
-    known: dict[str, Any] = {"limits": loading.check().limits, "keyframes": keyframes}
-    request = check_request(request.fields(), request.prompt, stills, made.scheduler.solver, **known)
+    models = loading.check()
+    models.check_picture_prompts(len(seen.prompts))
+    known: dict[str, Any] = {"limits": models.limits, "keyframes": seen.keyframes}
+    request = check_request(request.fields(), request.prompt, seen.first, made.scheduler.solver, **known)
     with stoppable() as stopped:
         animator = loading.load(screen)
         animator.pipeline.scheduler = made.scheduler
         check_weights(animator.weights(), made)
-        result = making.run(screen, animator, stills, keyframes, request, stopped)
+        result = making.run(screen, animator, seen, request, stopped)
     compare(screen, asked, made, result)
 
 
-def _apart(found: list[Still], request: PIARequest, made: Made) -> tuple[list[Still], dict[int, list[Still]]]:
-    """The pictures of a recipe: those that the clips begin with, and those of the keyframes."""
+def _apart(found: list[Still], request: PIARequest, made: Made) -> making.Seen:
+    """The pictures of a recipe: those that the clips begin with, those of the keyframes, and picture prompts."""
     rest = iter(found)
-    first = list(islice(rest, len(found) - sum(made.keyframes)))
+    first = list(islice(rest, len(found) - sum(made.keyframes) - made.picture_prompts))
     counts = zip(request.keyframes, made.keyframes, strict=True)
-    return first, {frame: list(islice(rest, count)) for frame, count in counts}
+    keyframes = {frame: list(islice(rest, count)) for frame, count in counts}
+    return making.Seen(first, keyframes, list(rest))
 
 
 def _source_of(name: str, given: str | None, origin: Origin | None) -> str | None:

@@ -188,4 +188,4 @@ def _whole(value: Tensor | None, a: Tensor | None, b: Tensor | None, kernel: Ten
     if value is not None:
         return _like(value, weight)
     assert a is not None and b is not None, "the reader refuses halves without their other half"
-    return _product(a, b, kernel, weight)
+    return _product(a, b, kernel, weight).contiguous()  # torch.kron takes views

@@ -217,13 +217,13 @@ def _check_keyframes(num_frames: int, cond_frame: int, keyframes: Sequence[int])
         if not isinstance(frame, int) or isinstance(frame, bool) or not 0 <= frame < num_frames:
             raise InputError(
                 "E-KEYFRAME",
-                f"The keyframe {frame!r} is not a frame of this clip.",
+                f"keyframes has {frame!r}, which is not a frame of this clip.",
                 f"Its frames are 0 to {num_frames - 1}.",
             )
         if frame == cond_frame or frame in keyframes[:k]:
             raise InputError(
                 "E-KEYFRAME",
-                f"Frame {frame} has two pictures.",
+                f"keyframes gives frame {frame} a second picture.",
                 f"The first picture belongs to frame {cond_frame} (cond_frame).",
                 "Give every picture a frame of its own.",
             )

@@ -10,7 +10,7 @@ from torch import device as Device
 
 from vivant.errors import InputError, LoadError
 from vivant.hub.family import identify, refuse
-from vivant.hub.header import flat, read_header
+from vivant.hub.header import Header, Stored, flat, read_header
 from vivant.hub.keywords import ALREADY_SO, without_loading
 from vivant.hub.load import ENCODER_WEIGHTS, is_safetensors, read_file, read_object
 from vivant.hub.repo import Source, locate, locate_file
@@ -97,11 +97,10 @@ def load_ip_adapter(
     adapters = []
     for source, folder, name in zip(sources, subfolders, names, strict=True):
         if isinstance(source, Mapping):
-            adapters.append(build(dict(flat(source, Path("the dictionary"))), pipeline.unet, "The dictionary"))
+            adapters.append(_adopt(source, pipeline.unet))
         else:
-            adapters.append(
-                _read(locate_file(replace(where, source=source, subfolder=folder), name, USUAL), pipeline.unet)
-            )
+            path = locate_file(replace(where, source=source, subfolder=folder), name, USUAL)
+            adapters.append(_read(path, pipeline.unet))
     brought: dict[str, Any] = {}
     encoder = pipeline.image_encoder
     if encoder is None and image_encoder_folder is not None:
@@ -144,13 +143,22 @@ def _read(path: Path, unet: Any) -> IPAdapter:
     return build(state, unet, str(path))
 
 
+def _adopt(tensors: Mapping[str, Any], unet: Any) -> IPAdapter:
+    """An adapter from a dictionary, flat or nested, with the same refusals."""
+    origin = Path("The dictionary")
+    state = dict(flat(tensors, origin))
+    refuse_face_id(state, str(origin))
+    refuse(origin, identify(Header({k: Stored("", tuple(v.shape)) for k, v in state.items()}, {})), ["IP-Adapter"])
+    return build(state, unet, str(origin))
+
+
 def _read_encoder(source: Any, subfolder: str | None, folder: str, where: Source, pipeline: Any) -> Any:
     """The image encoder beside an adapter, where the pipeline computes."""
     advice = "Give image_encoder_folder, or None and call with ip_adapter_image_embeds."
     if isinstance(source, Mapping):
         raise LoadError(
             "E-IP-ADAPTER-ENCODER",
-            "A dictionary has no image encoder beside it, and the pipeline has none.",
+            "The dictionary has no image encoder beside it, and the pipeline has none.",
             "",
             "Pass image_encoder_folder=None, or give the pipeline an image_encoder before.",
         )

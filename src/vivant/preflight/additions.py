@@ -1,26 +1,29 @@
-"""Files that change a model (LoRA, textual inversions): found, and refused by their headers before models are read."""
+"""Files beside a model (LoRA, textual inversions, IP-Adapters): found, and refused by their headers first."""
 
 import hashlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal, get_args
 
 from vivant.errors import InputError, LoadError
 from vivant.hub.family import What, identify, refuse
 from vivant.hub.header import Header, read_header
-from vivant.hub.repo import Source, locate_file
+from vivant.hub.load import ENCODER_WEIGHTS
+from vivant.hub.repo import Source, locate, locate_file
 from vivant.hub.single_file import find as find_file
 from vivant.preflight.repository import file_origin, is_file
 from vivant.schedulers.few_steps import FewSteps, few_steps
 
-Kind = Literal["lora", "embedding"]
+Kind = Literal["lora", "embedding", "ip_adapter"]
 KINDS: tuple[str, ...] = get_args(Kind)
-_WHAT: Mapping[Kind, What] = {"lora": "LoRA", "embedding": "textual inversion"}
+ENCODER = "image_encoder"
+_WHAT: Mapping[Kind, What] = {"lora": "LoRA", "embedding": "textual inversion", "ip_adapter": "IP-Adapter"}
 _USUAL: Mapping[Kind, Sequence[str]] = {
     "lora": ("pytorch_lora_weights.safetensors", "pytorch_lora_weights.bin"),
     "embedding": ("learned_embeds.safetensors", "learned_embeds.bin"),
+    "ip_adapter": ("ip-adapter_sd15.safetensors", "ip-adapter_sd15.bin"),
 }
 
 
@@ -34,7 +37,7 @@ class Addition:
         sha256: of the whole file.
         origin: for recipes: the name of the file, and the hub repository with its commit where it came from one.
         header: its header.
-        weight: how much a LoRA counts.
+        weight: how much a LoRA or the picture of an IP-Adapter counts.
         token: the word of an embedding; None is the one that the file names.
     """
 
@@ -70,7 +73,7 @@ class Recorded:
         kind: what it is.
         sha256: of the whole file.
         origin: name of the file, and hub repository with commit where it came from one.
-        weight: how much a LoRA counts.
+        weight: how much a LoRA or the picture of an IP-Adapter counts.
         token: the word of an embedding.
         path: where it lies on this machine; None is to fetch it from the hub.
     """
@@ -95,57 +98,66 @@ class Recorded:
         digest = file_digest(path)
         if digest != self.sha256:
             raise LoadError("E-ADDITION-OTHER", f"{path} is not the file that the recipe names: its content differs.")
-        return Addition(self.kind, path, digest, self.origin, _checked(self.kind, path), self.weight, self.token)
+        return Addition(self.kind, path, digest, self.origin, _checked(self.kind, path, place), self.weight, self.token)
 
 
-Lora = str | Path | tuple[str | Path, float] | Recorded
+Weighted = str | Path | tuple[str | Path, float] | Recorded
 """A file, or a file and its weight."""
 Embedding = str | Path | tuple[str | Path, str] | Recorded
 """A file, or a file and the word that stands for it in prompts."""
 
 
-def find_additions(loras: Iterable[Lora], embeddings: Iterable[Embedding], place: Source) -> tuple[Addition, ...]:
+def find_additions(
+    loras: Iterable[Weighted], embeddings: Iterable[Embedding], ip_adapters: Iterable[Weighted], place: Source
+) -> tuple[Addition, ...]:
     """Locate files and check what they are; those on the hub are fetched.
 
     Args:
         loras: files, each perhaps with its weight: a path, a folder or hub id with one such file, or a hub id with the
             path of the file in it, ``"organisation/name/file.safetensors"``.
         embeddings: likewise, each perhaps with its word.
+        ip_adapters: likewise, each perhaps with its weight; beside the file is the folder `image_encoder`.
         place: cache and network settings of the run; its source is not read.
 
     Raises:
-        LoadError: what cannot be found or read, E-FILE-KIND, E-FILE-FAMILY.
-        InputError: E-LORA-WEIGHT, E-ADDITION-TYPE.
+        LoadError: what cannot be found or read, E-FILE-KIND, E-FILE-FAMILY, E-IP-ADAPTER-ENCODER.
+        InputError: E-ADDITION-WEIGHT, E-ADDITION-TYPE.
     """
-    return (*(_lora(given, place) for given in loras), *(_embedding(given, place) for given in embeddings))
+    return (
+        *(_weighted("lora", given, place) for given in loras),
+        *(_embedding(given, place) for given in embeddings),
+        *(_weighted("ip_adapter", given, place) for given in ip_adapters),
+    )
 
 
-def _lora(given: Lora, place: Source) -> Addition:
+def _weighted(kind: Kind, given: Weighted, place: Source) -> Addition:
     if isinstance(given, Recorded):
         return given.find(place)
-    source, weight = _pair("loras", given, 1.0)
+    source, weight = _pair(kind, given, 1.0)
     if isinstance(weight, bool) or not isinstance(weight, int | float) or not math.isfinite(weight):
-        raise InputError("E-LORA-WEIGHT", f"The weight of {source} is {weight!r}.", "", "Give a number, such as 0.8.")
-    return replace(_find("lora", source, place), weight=float(weight))
+        raise InputError(
+            "E-ADDITION-WEIGHT", f"The weight of {source} is {weight!r}.", "", "Give a number, such as 0.8."
+        )
+    return replace(_find(kind, source, place), weight=float(weight))
 
 
 def _embedding(given: Embedding, place: Source) -> Addition:
     if isinstance(given, Recorded):
         return given.find(place)
-    source, token = _pair("embeddings", given, None)
+    source, token = _pair("embedding", given, None)
     if token is not None and (not isinstance(token, str) or not token.strip()):
         raise InputError("E-ADDITION-TYPE", f"The word of {source} is {token!r}.", "", "Give a text.")
     return replace(_find("embedding", source, place), token=token)
 
 
-def _pair(name: str, given: Any, default: Any) -> tuple[Any, Any]:
+def _pair(kind: Kind, given: Any, default: Any) -> tuple[Any, Any]:
     pair = tuple(given) if isinstance(given, list | tuple) else (given, default)
     if len(pair) != 2 or not isinstance(pair[0], str | Path):
         raise InputError(
             "E-ADDITION-TYPE",
-            f"{name} holds {given!r}.",
+            f"{given!r} is no {_WHAT[kind]}.",
             "",
-            "Give a list of files, or of pairs of a file and its weight (LoRA) or word (embedding).",
+            "Give a list of files, or of pairs of a file and its weight, for textual inversions its word.",
         )
     return pair
 
@@ -153,14 +165,32 @@ def _pair(name: str, given: Any, default: Any) -> tuple[Any, Any]:
 def _find(kind: Kind, source: str | Path, place: Source) -> Addition:
     at = replace(place, source=source)
     path = find_file(source, at) if is_file(source) else locate_file(at, None, _USUAL[kind], "the path of the file")
-    return Addition(kind, path, file_digest(path), file_origin(path), _checked(kind, path))
+    return Addition(kind, path, file_digest(path), file_origin(path), _checked(kind, path, place))
 
 
-def _checked(kind: Kind, path: Path) -> Header:
-    """The header of a file that is what it should be."""
+def _checked(kind: Kind, path: Path, place: Source) -> Header:
+    """The header of a file that is what it should be, with all that it needs beside it."""
     header = read_header(path)
     refuse(path, identify(header), [_WHAT[kind]])
+    if kind == "ip_adapter":
+        _find_encoder(path, place)
     return header
+
+
+def _find_encoder(path: Path, place: Source) -> None:
+    """See to it that the image encoder lies beside an IP-Adapter; one of the hub is fetched (E-IP-ADAPTER-ENCODER)."""
+    origin, folder = file_origin(path), path.parent / ENCODER
+    if "hub" in origin:
+        inner = PurePosixPath(origin["file"]).parent / ENCODER
+        source = replace(place, source=origin["hub"], revision=origin["revision"], subfolder=str(inner), variant=None)
+        locate(source, [*ENCODER_WEIGHTS, "config.json"])
+    if not (folder / "config.json").is_file():
+        raise LoadError(
+            "E-IP-ADAPTER-ENCODER",
+            f"There is no image encoder beside {path.name}.",
+            f"The folder {folder} with CLIP's image encoder is looked for.",
+            "Copy models/image_encoder of h94/IP-Adapter there.",
+        )
 
 
 def file_digest(path: Path) -> str:

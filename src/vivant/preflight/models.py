@@ -19,7 +19,7 @@ from vivant.pia.motion import MotionAdapter
 from vivant.pipelines import components as parts
 from vivant.pipelines.declared import check_complete
 from vivant.pipelines.pia import PIAPipeline
-from vivant.preflight.additions import Addition, Embedding, Lora, find_additions
+from vivant.preflight.additions import ENCODER, Addition, Embedding, Weighted, find_additions
 from vivant.preflight.repository import (
     check_files,
     check_weights,
@@ -133,8 +133,9 @@ class Models:
         *,
         config: str | Path | None = None,
         vae: str | Path | None = None,
-        loras: Sequence[Lora] = (),
+        loras: Sequence[Weighted] = (),
         embeddings: Sequence[Embedding] = (),
+        ip_adapters: Sequence[Weighted] = (),
         sampler: str | None = None,
         variant: str | None = None,
         revision: str | None = None,
@@ -168,7 +169,7 @@ class Models:
             found, own = _base_in_folder(place)
             folder = found.path
         scheduler = scheduler_of(sampler, own)
-        additions = find_additions(loras, embeddings, hub)
+        additions = find_additions(loras, embeddings, ip_adapters, hub)
         few = next(filter(None, (addition.few_steps() for addition in additions)), None)
         if few is not None and sampler is None:
             scheduler = few.scheduler_for(scheduler.config)
@@ -183,6 +184,17 @@ class Models:
             additions=additions,
             few=few,
         )
+
+    def check_picture_prompts(self, count: int) -> None:
+        """Refuse (E-IP-ADAPTER-IMAGES) another number of pictures than one for each IP-Adapter."""
+        wanted = sum(addition.kind == "ip_adapter" for addition in self.additions)
+        if count != wanted:
+            raise InputError(
+                "E-IP-ADAPTER-IMAGES",
+                f"There are {count} picture prompts for {wanted} IP-Adapters.",
+                "",
+                "Give one for each, in their order.",
+            )
 
     @property
     def defaults(self) -> dict[str, Any]:
@@ -338,12 +350,16 @@ def scheduler_of(sampler: str | None, own: Mapping[str, Any] = {}) -> Scheduler:
 def _add(pipeline: PIAPipeline, additions: Sequence[Addition]) -> None:
     """Let files change a pipeline."""
     weights: dict[str, float] = {}
+    shown = [addition for addition in additions if addition.kind == "ip_adapter"]
     for addition in additions:
         if addition.kind == "lora":
             name = f"lora_{len(weights)}"
             pipeline.load_lora_weights(addition.path, adapter_name=name)
             weights[name] = addition.weight
-        else:
+        elif addition.kind == "embedding":
             pipeline.load_textual_inversion(addition.path, token=addition.token)
     if weights:
         pipeline.set_adapters(list(weights), list(weights.values()))
+    if shown:
+        pipeline.load_ip_adapter([str(addition.path) for addition in shown], image_encoder_folder=ENCODER)
+        pipeline.set_ip_adapter_scale([addition.weight for addition in shown])

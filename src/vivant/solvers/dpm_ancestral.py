@@ -105,7 +105,7 @@ class DPM2SAncestral:
             down, up = ancestral(start, end)
             middle = (start * down) ** 0.5
             if middle > 0:
-                t_middle = float(to_timesteps(table, middle.numpy()))
+                t_middle = float(to_timesteps(table, middle.reshape(1).numpy())[0])
                 steps.append(_step("first", len(steps), float(t), (start, middle), middle / start))
                 steps.append(_step("second", len(steps), t_middle, (middle, end), down / start, down / middle, up))
             else:  # nothing but fresh noise is left of the state, or nothing at all

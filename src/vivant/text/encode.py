@@ -126,7 +126,7 @@ def weigh(z: Float[Tensor, "b n d"], weights: Float[Tensor, "b n"]) -> Float[Ten
     exact = z.to(torch.promote_types(z.dtype, torch.float32))
     scaled = exact * rearrange(weights, "b n -> b n 1")
     means = (reduce(x, "b n d -> b 1 1", "mean") for x in (exact, scaled))
-    scaled = (scaled * (next(means) / next(means))).to(z.dtype)
+    scaled = torch.where(weighted, scaled * (next(means) / next(means)), exact).to(z.dtype)
     if z.isfinite().all() and not scaled.isfinite().all():
         raise InputError(
             "E-PROMPT-WEIGHT",
@@ -134,7 +134,7 @@ def weigh(z: Float[Tensor, "b n d"], weights: Float[Tensor, "b n"]) -> Float[Ten
             "After weighting, the embeddings are scaled to their mean from before.",
             "Give weights near 1, such as 1.3.",
         )
-    return torch.where(weighted, scaled, z)
+    return scaled
 
 
 def _notes(text: str, found: Sequence[Chunk], capacity: int) -> Iterator[str]:

@@ -8,7 +8,7 @@ changed before everything is built.
 import copy
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -184,7 +184,9 @@ def learn(tokenizer: "PreTrainedTokenizerBase", text_encoder: "CLIPTextModel", n
                     "Give it another name with token=…, or unload the other one.",
                 )
         vocabulary |= dict.fromkeys(word.tokens, -1)
-    _exchange(text_encoder, before, [*before.words.values(), *new])
+    # Copies: a file may change under its mapping, and a tensor in its owner's hands.
+    own = [replace(word, vectors=word.vectors.to("cpu", copy=True)) for word in new]
+    _exchange(text_encoder, before, [*before.words.values(), *own])
 
 
 def forget(tokenizer: "PreTrainedTokenizerBase", text_encoder: "CLIPTextModel", names: Iterable[str] | None) -> None:
