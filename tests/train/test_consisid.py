@@ -4,6 +4,7 @@ import contextlib
 import copy
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +22,23 @@ from vivant.consisid.conditioning import Face
 from vivant.consisid.transformer import ConsisIDTransformer3DModel
 from vivant.errors import InputError
 from vivant.faces.encoders import Encoders
-from vivant.pocket.avatars import AvatarClips
+from vivant.pocket.avatars import ACTIONS, AvatarClips, sample_setting, sentence, vocabulary
 from vivant.schedulers import CogVideoXDPMScheduler
-from vivant.text.t5 import encode
-from vivant.train.consisid import SCHEDULER, ConsisidLoss, ConsisidTask, Repository, masked_mean, new_transformer
+from vivant.text.t5 import encode, load_tokenizer
+from vivant.train.consisid import (
+    SCHEDULER,
+    ConsisidLoss,
+    ConsisidTask,
+    Repository,
+    check_fits,
+    masked_mean,
+    new_transformer,
+    waves,
+)
 from vivant.train.people import People, Seen, raw, shrunk
 from vivant.train.recipe import open_consisid, read_recipe
 from vivant.train.samples import Draws, collate, numpy_rng
+from vivant.train.text import new_t5, train_t5_tokenizer
 
 B, F, C, H, W, PATCHES = 3, 3, 4, 6, 10, 7
 ABAR = CogVideoXDPMScheduler.from_config(SCHEDULER).solver.signal.float()
@@ -174,6 +185,35 @@ def test_a_new_network_predicts_nothing_yet_and_all_of_it_can_learn():
     assert network.transformer_blocks[0].attn1.to_q.weight.std() > 0
 
 
+def test_every_place_of_a_new_network_has_a_row_of_its_own():
+    """Its rotary angles tell where tokens lie to each other; where they lie in the picture, only this table does."""
+    rows = waves((3, 4, 5), 50)
+    assert rows.shape == (60, 50)
+    assert (torch.cdist(rows, rows) + 9 * torch.eye(60)).min() > 0.5
+    assert (rows[:, -2:] == 0).all()
+    assert torch.equal(rows[5, :8], rows[0, :8])  # a row lower: frame and column stay
+    assert torch.equal(rows[5, 16:24], rows[0, 16:24])
+    assert not torch.equal(rows[5, 8:16], rows[0, 8:16])
+    network = new_transformer(**{**tiny_consisid.TRANSFORMER, **tiny_faces.TRANSFORMER})
+    table, words = network.patch_embed.pos_embedding[0], network.settings.max_text_seq_length
+    assert (table[:words] == 0).all()
+    assert torch.equal(table[words:], waves(network.settings.grid, network.settings.num_channels))
+
+
+def test_a_vocabulary_is_learnt_from_sentences(tmp_path):
+    """Words that come often are one token, and no word is unknown."""
+    rng = np.random.default_rng(0)
+    said = [sentence(ACTIONS[i % len(ACTIONS)], sample_setting(rng), rng) for i in range(200)]
+    train_t5_tokenizer(said, tmp_path, 32)
+    tokenizer = load_tokenizer(tmp_path)
+    assert tokenizer.tokenize("a person") == ["▁a", "▁person"]
+    lengths = [len(tokenizer(text)["input_ids"]) for text in said]
+    assert max(lengths) <= 24
+    assert not any(tokenizer.unk_token_id in tokenizer(word)["input_ids"] for word in vocabulary())
+    encoder = new_t5(tokenizer, 12, d_kv=6, d_ff=20, num_layers=1, num_heads=2)
+    assert encoder.get_input_embeddings().weight.shape == (len(tokenizer), 12)
+
+
 def test_a_latent_is_as_much_face_as_its_pixels():
     mask = torch.zeros(2, 9, 24, 40, dtype=torch.bool)
     mask[0, 0, :8, 8:16] = True
@@ -198,6 +238,24 @@ def test_a_face_is_seen_as_a_photo_s_crop_is():
     assert hidden.shape == (5, tiny_faces.PATCHES, tiny_faces.WIDTH)
     other = AvatarClips(4, 9, 64).read(2, np.random.default_rng(0))
     assert (Seen(tiny_consisid.parts()["vae"], encoders).face(other.crop, other.portrait)[0] - identity).norm() > 0.05
+
+
+@pytest.mark.parametrize(
+    ("changes", "size", "num_frames", "word"),
+    [
+        ({}, (48, 80), 17, "sample_frames"),
+        ({}, (80, 48), 9, "sample_height"),
+        ({"in_channels": 6}, (48, 80), 9, "in_channels"),
+        ({"LFE_id_dim": 31}, (48, 80), 9, "31"),
+    ],
+)
+def test_parts_that_do_not_fit_are_refused(changes, size, num_frames, word):
+    parts = task().parts
+    face = Face(batch()["id_cond"][:1], tuple(batch()["hidden"][:1].unbind(1)))
+    check_fits(parts, face, (48, 80), 9)
+    network = ConsisIDTransformer3DModel.from_config({**parts.transformer.config, **changes})
+    with pytest.raises(InputError, match=word):
+        check_fits(replace(parts, transformer=network), face, size, num_frames)
 
 
 # ------------------------------------------------------------------------------------------------------ real runs

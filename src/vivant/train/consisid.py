@@ -26,7 +26,7 @@ from torch import Tensor
 from vivant.consisid.conditioning import Face
 from vivant.consisid.decode import decode
 from vivant.consisid.generate import Given, Parts, generate
-from vivant.consisid.transformer import Block, ConsisIDTransformer3DModel
+from vivant.consisid.transformer import Block, ConsisIDTransformer3DModel, check_identity
 from vivant.errors import InputError
 from vivant.faces.encoders import FOLDER
 from vivant.media.sheet import grid
@@ -42,6 +42,7 @@ from vivant.train.loop import checkpoint_blocks, trainable
 from vivant.train.people import Seen, raw
 from vivant.train.samples import Batch, Draws
 from vivant.train.vae import to_picture, to_unit
+from vivant.train.video_vae import check_length
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, T5EncoderModel
@@ -137,6 +138,34 @@ class Repository:
         shutil.copytree(self.faces / FOLDER, folder / FOLDER, dirs_exist_ok=True)
 
 
+def check_fits(parts: Repository, face: Face, size: tuple[int, int], num_frames: int) -> None:
+    """Refuse (E-TRAIN-SETTING, E-IDENTITY-SHAPE) parts and clips that were not made for each other.
+
+    Args:
+        face: as the encoders give it.
+        size: height and width of the clips in pixels.
+        num_frames: their length.
+    """
+    c, vae = parts.transformer.settings, parts.seen.vae
+    latents = vae.settings.latent_channels
+    wanted = {
+        "in_channels": 2 * latents,
+        "out_channels": latents,
+        "sample_height": size[0] // vae.factor,
+        "sample_width": size[1] // vae.factor,
+        "sample_frames": num_frames,
+        "temporal_compression_ratio": vae.settings.temporal_compression_ratio,
+        "is_train_face": True,
+    }
+    for name, value in wanted.items():
+        if getattr(c, name) != value:
+            text = (
+                f"The transformer has {name} = {getattr(c, name)}; with this autoencoder and these clips it is {value}."
+            )
+            raise InputError("E-TRAIN-SETTING", text)
+    check_identity(c, face.id_cond, face.id_vit_hidden)
+
+
 @dataclass(frozen=True, eq=False)
 class Shown:
     """What a row of the sheets of samples is made of."""
@@ -165,6 +194,7 @@ class ConsisidTask:
         *,
         gradient_checkpointing: bool = False,
     ):
+        check_length(parts.seen.vae, num_frames)
         self.parts, self.loss, self.shown, self.num_frames = parts, loss, shown, num_frames
         self.solver = CogVideoXDPMScheduler.from_config(SCHEDULER).solver
         self.abar = self.solver.signal.float()

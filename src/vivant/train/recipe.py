@@ -37,7 +37,7 @@ from vivant.text.clip import load_text_encoder, load_tokenizer
 from vivant.train import loop
 from vivant.train.affinity import differences, statistics
 from vivant.train.base import BaseLoss, BaseTask, Repository
-from vivant.train.consisid import ConsisidLoss, ConsisidTask, new_transformer, shown_of
+from vivant.train.consisid import ConsisidLoss, ConsisidTask, check_fits, new_transformer, shown_of
 from vivant.train.consisid import Repository as PeopleRepository
 from vivant.train.data import Data, open_all
 from vivant.train.diffusion import Noise
@@ -379,6 +379,7 @@ def _consisid(
         parts = PeopleRepository(Seen(vae, encoders), encoder, tokenizer, transformer, model.faces)
     shown = [shown_of(parts.seen, source.read(i, numpy_rng(1, i))) for i in range(recipe.shown.num)]
     num_frames, checkpointing = recipe.data[0].num_frames, recipe.settings.gradient_checkpointing
+    check_fits(parts, shown_of(parts.seen, source.read(0, numpy_rng(1, 0))).face, recipe.data[0].size, num_frames)
     if model.latents is not None:
         what = {
             "data": recipe.text["data"],

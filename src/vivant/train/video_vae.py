@@ -34,6 +34,14 @@ class VideoVaeLoss(VaeLoss):
             raise InputError("E-TRAIN-SETTING", f"crop is {self.crop}; it must be 0 or more.")
 
 
+def check_length(vae: AutoencoderKLCogVideoX, num_frames: int) -> None:
+    """Refuse (E-TRAIN-SETTING) clips that are not as long after decoding as they were: those of 8k + 1 frames are."""
+    each = 2 * vae.settings.temporal_compression_ratio
+    if (num_frames - 1) % each:
+        text = f"num_frames is {num_frames}; this autoencoder gives {each}k + 1 frames and no other number."
+        raise InputError("E-TRAIN-SETTING", text, "", f"Use {num_frames // each * each + 1}.")
+
+
 class VideoVaeTask:
     """Reconstruct clips through sampled latents."""
 
@@ -45,6 +53,7 @@ class VideoVaeTask:
         *,
         gradient_checkpointing: bool = False,
     ):
+        check_length(vae, shown.shape[1])
         self.vae, self.loss, self.shown = vae, loss, rearrange(to_unit(shown), "k f c h w -> k c f h w")
         self.networks, self.weights = (vae,), trainable(vae)
         self.prepare = self._prepare
