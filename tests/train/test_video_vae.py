@@ -64,7 +64,13 @@ def test_it_learns_to_reconstruct():
 
 def test_the_loss_is_the_sum_of_its_parts():
     learner = task(squared=2.0, gradient=0.25, kl=0.01)
-    v = learner.losses(batch(learner), Draws(0, range(3)), torch.float32)
+    given = batch(learner)
+    v = learner.losses(given, Draws(0, range(3)), torch.float32)
+    x = given["pixels"].permute(0, 4, 1, 2, 3).float() / 127.5 - 1
+    mean, logvar = learner.vae.encode_moments(x).chunk(2, dim=1)
+    y = learner.vae.decode_tensor(mean + (0.5 * logvar).exp() * Draws(0, range(3)).normal(mean.shape[1:]))
+    assert torch.allclose(v["l2"], (y - x).square().flatten(1).mean(1), rtol=1e-4)
+    assert torch.allclose(v["l1"], (y - x).abs().flatten(1).mean(1), rtol=1e-4)
     assert torch.allclose(v["loss"], v["l1"] + 2 * v["l2"] + 0.25 * v["edges"] + 0.01 * v["kl"])
     assert torch.allclose(v["psnr"], 10 * (4 / v["l2"]).log10())
 
