@@ -491,9 +491,16 @@ class ParserTask:
 
 def settings(steps: int, batch: int, rate: float, seed: int) -> Settings:
     """Of a short run without an average, since what is normalised by running means cannot be averaged."""
-    warmup = steps // 20
     return Settings(
-        steps=steps, batch=batch, learning_rate=rate, warmup=warmup, decay="cosine", seed=seed, ema=0.0, sample_every=0
+        steps=steps,
+        batch=batch,
+        learning_rate=rate,
+        warmup=steps // 20,
+        decay="cosine",
+        seed=seed,
+        ema=0.0,
+        sample_every=0,
+        checkpoint_every=100,
     )
 
 
