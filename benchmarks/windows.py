@@ -81,7 +81,7 @@ def turning(clips: Sequence[np.ndarray], cases: Sequence[Case]) -> dict[str, Any
 def main(num: int) -> None:
     """Make the clips, measure and write."""
     torch.set_num_threads(1)
-    animator = Animator.from_pretrained(pocket.base(), pocket.motion(), device="cpu", dtype=torch.float32)
+    animator = Animator.from_pretrained(pocket.base(), pocket.motion(), device="cpu")
     cases = drawn("paper", DIRECTIONS, num, tag=2)
     opposite = [case.prompt.replace(f"moving {case.move}", f"moving {OPPOSITE[case.move]}") for case in cases]
     travel = {TURN[0]: [case.prompt for case in cases], TURN[1]: opposite}

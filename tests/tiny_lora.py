@@ -65,7 +65,9 @@ ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "out_proj")
 
 
-def layers(component: str, network: nn.Module, endings: tuple[str, ...], inside: str = "") -> Iterator[tuple[str, str, Tensor]]:
+def layers(
+    component: str, network: nn.Module, endings: tuple[str, ...], inside: str = ""
+) -> Iterator[tuple[str, str, Tensor]]:
     """Layers by the ends of their names; those of the text encoder without the level `text_model`."""
     for name, module in network.named_modules():
         if name.endswith(tuple(f".{ending}" for ending in endings)) and inside in name:
@@ -98,14 +100,19 @@ def kohya(networks: Networks) -> Written:
 
 
 def ldm_name(module: str) -> str:
-    """What the authors of Stable Diffusion call a layer of the small UNet: two stages of two layers, the first with text."""
+    """What Stable Diffusion's authors call a layer of the small UNet: two stages of two layers, the first with text."""
     stage, index, kind, place, *rest = module.split(".")
     if stage == "mid_block":
         index, kind, place, *rest = module.split(".")[0], *module.split(".")[1:]
         return ".".join(["middle_block", "1" if kind == "attentions" else str(2 * int(place)), *rest])
     first = {"down_blocks": ("input_blocks", 1), "up_blocks": ("output_blocks", 0)}[stage]
     number = first[1] + 3 * int(index) + int(place)
-    inner = {"conv1": "in_layers.2", "conv2": "out_layers.3", "time_emb_proj": "emb_layers.1", "conv_shortcut": "skip_connection"}
+    inner = {
+        "conv1": "in_layers.2",
+        "conv2": "out_layers.3",
+        "time_emb_proj": "emb_layers.1",
+        "conv_shortcut": "skip_connection",
+    }
     rest = [inner.get(rest[0], rest[0]), *rest[1:]]
     return ".".join([first[0], str(number), "1" if kind == "attentions" else "0", *rest])
 
@@ -160,7 +167,12 @@ def new_diffusers(networks: Networks) -> Written:
         file.low_rank(layer, f"text_encoder.text_model.{layer[1]}", PEFT, 1.5, written=False)
     targets = {"unet": ATTENTION, "text_encoder": PROJECTIONS}
     special = {name: 6.0 for _, name, _ in spatial(networks["unet"]) if name.endswith("attn2.to_k")}
-    config = {"unet.r": RANK, "unet.lora_alpha": 4.5, "unet.alpha_pattern": special, "unet.target_modules": targets["unet"]}
+    config = {
+        "unet.r": RANK,
+        "unet.lora_alpha": 4.5,
+        "unet.alpha_pattern": special,
+        "unet.target_modules": targets["unet"],
+    }
     config |= {"text_encoder.r": RANK, "text_encoder.lora_alpha": 1.5}
     config |= {"text_encoder.target_modules": targets["text_encoder"]}
     file.metadata = {"format": "pt", "lora_adapter_metadata": json.dumps(config)}
@@ -188,7 +200,9 @@ def locon(networks: Networks) -> Written:
         parts = {"lora_down.weight": down, "lora_mid.weight": mid, "lora_up.weight": up, "alpha": torch.tensor(1.0)}
         file.tensors |= {f"{name}.{role}": value for role, value in parts.items()}
         # As the three convolutions one after the other, on every unit vector of the inputs.
-        inner = torch.stack([sum(mid[p, q] * down[q, c, 0, 0] for q in range(RANK)) for p in range(RANK) for c in range(i)])
+        inner = torch.stack(
+            [sum(mid[p, q] * down[q, c, 0, 0] for q in range(RANK)) for p in range(RANK) for c in range(i)]
+        )
         inner = inner.reshape(RANK, i * 9)
         file.deltas["unet", f"{module}.weight"] = (up[:, :, 0, 0] @ inner).reshape(weight.shape) / RANK
     return file
@@ -223,7 +237,9 @@ def loha(networks: Networks) -> Written:
 def lokr(networks: Networks) -> Written:
     """LyCORIS `lokr.py`: both halves whole, one of low rank, both of low rank, and in Tucker form."""
     file = Written()
-    for i, (_, module, weight) in enumerate(layers("unet", networks["unet"], (*ATTENTION, "conv1", "conv2"), "blocks.")):
+    for i, (_, module, weight) in enumerate(
+        layers("unet", networks["unet"], (*ATTENTION, "conv1", "conv2"), "blocks.")
+    ):
         name = "lora_unet_" + module.replace(".", "_")
         o, n = weight.shape[:2]
         p, q = 4, 2
@@ -231,16 +247,25 @@ def lokr(networks: Networks) -> Written:
         if i % 2:
             parts["lokr_w1"] = w1 = tiny.rule(f"{module}w1", (p, q))
         else:
-            parts["lokr_w1_a"], parts["lokr_w1_b"] = tiny.rule(f"{module}w1a", (p, RANK)), tiny.rule(f"{module}w1b", (RANK, q))
+            parts["lokr_w1_a"], parts["lokr_w1_b"] = (
+                tiny.rule(f"{module}w1a", (p, RANK)),
+                tiny.rule(f"{module}w1b", (RANK, q)),
+            )
             w1 = parts["lokr_w1_a"] @ parts["lokr_w1_b"]
         rest = (o // p, n // q, *weight.shape[2:])
         alpha, low = 2.0, True
         if weight.ndim == 4 and module.endswith("conv2"):
-            parts["lokr_w2_a"], parts["lokr_w2_b"] = tiny.rule(f"{module}a", (RANK, rest[0])), tiny.rule(f"{module}b", (RANK, rest[1]))
+            parts["lokr_w2_a"], parts["lokr_w2_b"] = (
+                tiny.rule(f"{module}a", (RANK, rest[0])),
+                tiny.rule(f"{module}b", (RANK, rest[1])),
+            )
             parts["lokr_t2"] = tiny.rule(f"{module}t", (RANK, RANK, 3, 3))
             w2 = torch.einsum("pqkl,pm,qn->mnkl", parts["lokr_t2"], parts["lokr_w2_a"], parts["lokr_w2_b"])
         elif i % 3 and not module.endswith("conv1"):
-            parts["lokr_w2_a"], parts["lokr_w2_b"] = tiny.rule(f"{module}a", (rest[0], RANK)), tiny.rule(f"{module}b", (RANK, rest[1]))
+            parts["lokr_w2_a"], parts["lokr_w2_b"] = (
+                tiny.rule(f"{module}a", (rest[0], RANK)),
+                tiny.rule(f"{module}b", (RANK, rest[1])),
+            )
             w2 = parts["lokr_w2_a"] @ parts["lokr_w2_b"]
         elif module.endswith("conv1") and i % 3:
             parts["lokr_w2_a"] = tiny.rule(f"{module}a", (rest[0], RANK))
@@ -301,7 +326,9 @@ def dora(networks: Networks) -> Written:
     for layer in spatial(networks["unet"]):
         file.low_rank(layer, f"unet.{layer[1]}", PEFT)
         lengths = layer[2].norm(dim=1)
-        file.tensors[f"unet.{layer[1]}.lora_magnitude_vector"] = lengths * (1 + 0.3 * tiny.rule(layer[1], (len(lengths),)))
+        file.tensors[f"unet.{layer[1]}.lora_magnitude_vector"] = lengths * (
+            1 + 0.3 * tiny.rule(layer[1], (len(lengths),))
+        )
     return file
 
 

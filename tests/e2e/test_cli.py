@@ -193,7 +193,7 @@ def test_the_options_are_the_fields_of_the_request():
 def test_every_field_is_reached(animate: Vivant, monkeypatch: pytest.MonkeyPatch, field: str):
     asked: list[dict[str, Any]] = []
 
-    def stop(self: Any, image: Any, *, keyframes: Any, progress: Any, cancel: Any, **fields: Any) -> Any:
+    def stop(self: Any, image: Any, *, keyframes: Any, picture_prompts: Any, progress: Any, cancel: Any, **fields: Any):
         asked.append(PIARequest(**fields, keyframes=tuple(keyframes)).to_json())
         raise vivant.Cancelled("E-CANCELLED", "Enough is known.")
 

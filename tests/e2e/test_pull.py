@@ -20,7 +20,7 @@ from hub_server import COMMIT, Hub, serving
 from tiny import noise
 from vivant.cli.screen import Code
 from vivant.hub.converted import converted
-from vivant.hub.pull import RECORD
+from vivant.hub.pull import PARTS, RECORD
 from vivant.hub.repo import Source, locate
 
 REPO = "someone/ConsisID-small"
@@ -199,24 +199,94 @@ def test_a_pickle_that_runs_something_is_not_run_and_not_kept(pull: Pull, hub: H
 
 
 def test_a_cut_connection_goes_on_where_it_was(pull: Pull, hub: Hub, folder: Path):
-    hub.files[WEIGHTS] = os.urandom(24 * 2**20)  # the client keeps what came in pieces of 10 MiB
+    hub.files[WEIGHTS] = os.urandom(24 * 2**20)
     hub.cut[WEIGHTS] = 15 * 2**20
     ran = pull("--accept-licence")
     assert ran.code == Code.OK, ran.err
     ranges = [wanted for kind, path, wanted in hub.requests if kind == "GET" and path.endswith(WEIGHTS)]
-    assert ranges == [None, f"bytes={10 * 2**20}-"]
+    assert ranges == [None, f"bytes={15 * 2**20}-"]
     assert (folder / WEIGHTS).read_bytes() == hub.files[WEIGHTS]
 
 
+Start = Callable[..., subprocess.Popen[str]]
+
+
+@pytest.fixture
+def start(environment: dict[str, str], tmp_path: Path) -> Start:
+    """Starts `vivant pull` and does not wait for it."""
+
+    def begin(*args: str, **more: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "vivant.cli", "pull", REPO, "--accept-licence", *args]
+        pipes: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        return subprocess.Popen(command, env={**environment, **more}, cwd=tmp_path, text=True, **pipes)
+
+    return begin
+
+
+def until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("place", [(), ("--to", "here")])
+def test_a_killed_process_is_gone_on_with_in_the_middle_of_the_file(
+    start: Start, pull: Pull, hub: Hub, folder: Path, tmp_path: Path, place: tuple[str, ...]
+):
+    size, where = len(hub.files[WEIGHTS]), tmp_path / "here" if place else folder
+    root = where if place else folder.parents[1]
+    part = root / PARTS / f"{hub.etag(WEIGHTS)}.part"
+    hub.slow.add(WEIGHTS)
+    process = start(*place)
+    until(lambda: part.exists() and part.stat().st_size >= size // 2)
+    process.kill()
+    process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGKILL
+    assert part.read_bytes() == hub.files[WEIGHTS][: size // 2]
+    assert fetched(where) == set(hub.files) - {"everything.ckpt", WEIGHTS}
+
+    hub.slow.clear()
+    hub.requests.clear()
+    hub.sent_bytes.clear()
+    ran = pull("--json", *place)
+    assert ran.code == Code.OK, ran.out
+    asked = [(kind, wanted) for kind, path, wanted in hub.requests if not path.startswith("/api/")]
+    assert asked == [("GET", f"bytes={size // 2}-")]
+    assert hub.sent_bytes == {WEIGHTS: size - size // 2}
+    assert (ran.json["to_fetch"], ran.json["warnings"]) == (size - size // 2, [])
+    assert (where / WEIGHTS).read_bytes() == hub.files[WEIGHTS]
+    assert not (root / PARTS).exists()
+
+
+@pytest.mark.parametrize("place", [(), ("--to", "here")])
+def test_two_at_once_fetch_every_file_once(
+    start: Start, hub: Hub, folder: Path, tmp_path: Path, place: tuple[str, ...]
+):
+    where = tmp_path / "here" if place else folder
+    hub.slow.add(WEIGHTS)
+    first = start(*place, HF_HUB_DOWNLOAD_TIMEOUT="60")
+    until(lambda: WEIGHTS in hub.sent())
+    second = start(*place)
+    assert second.stderr is not None
+    while "[W-PULL-WAITS]" not in (line := second.stderr.readline()):
+        assert line, "it did not wait"
+    hub.released.set()
+    for process in (first, second):
+        _, err = process.communicate(timeout=60)
+        assert process.returncode == Code.OK, err
+        assert "W-PULL-WAITS" not in err
+    assert sorted(hub.sent()) == sorted(set(hub.files) - {"everything.ckpt"})
+    assert all((where / name).read_bytes() == hub.files[name] for name in fetched(where) if name in hub.files)
+    assert not ((where if place else folder.parents[1]) / PARTS).exists()
+
+
 def test_ctrl_c_leaves_whole_files_and_the_next_run_goes_on(
-    pull: Pull, hub: Hub, folder: Path, environment: dict[str, str], tmp_path: Path
+    start: Start, pull: Pull, hub: Hub, folder: Path, tmp_path: Path
 ):
     hub.slow.add(WEIGHTS)
-    command = [sys.executable, "-m", "vivant.cli", "pull", REPO, "--accept-licence", "--json"]
-    process = subprocess.Popen(command, env=environment, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    end = time.monotonic() + 60
-    while WEIGHTS not in hub.sent() and time.monotonic() < end:
-        time.sleep(0.05)
+    process = start("--json")
+    until(lambda: WEIGHTS in hub.sent())
     time.sleep(0.5)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)

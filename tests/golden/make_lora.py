@@ -43,7 +43,10 @@ class Pictures(StableDiffusionLoraLoaderMixin):
         """What the networks make of the same inputs as in `test_lora.py`."""
         x, ids = tiny_lora.inputs()
         text = tiny.noise(1, tiny.TOKENS, tiny.TEXT_DIM, seed=1).repeat(x.shape[2], 1, 1)
-        return {f"{name}/unet": self.unet(x, 500, text).sample, f"{name}/text": self.text_encoder(ids).last_hidden_state}
+        return {
+            f"{name}/unet": self.unet(x, 500, text).sample,
+            f"{name}/text": self.text_encoder(ids).last_hidden_state,
+        }
 
 
 class Videos(CogVideoXLoraLoaderMixin):
@@ -94,7 +97,9 @@ def main() -> None:
     ).sample
     answers["transformer"] = sample
     versions = {"diffusers": diffusers.__version__, "peft": __import__("peft").__version__}
-    save_file({k: v.contiguous() for k, v in answers.items()}, HERE / "lora.safetensors", {"made_by": json.dumps(versions)})
+    save_file(
+        {k: v.contiguous() for k, v in answers.items()}, HERE / "lora.safetensors", {"made_by": json.dumps(versions)}
+    )
 
 
 if __name__ == "__main__":

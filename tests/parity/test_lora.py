@@ -27,7 +27,10 @@ def oracle():
     """The oracle's networks, the same objects at every call."""
     base = tiny.fill(diffusers.UNet2DConditionModel(**tiny_repo.public(tiny.UNET2D)))
     adapter = tiny.fill(diffusers.MotionAdapter(**tiny_repo.public(tiny.ADAPTER)))
-    return {"unet": diffusers.UNetMotionModel.from_unet2d(base, adapter).eval(), "text_encoder": tiny_repo.text_encoder()}
+    return {
+        "unet": diffusers.UNetMotionModel.from_unet2d(base, adapter).eval(),
+        "text_encoder": tiny_repo.text_encoder(),
+    }
 
 
 @torch.no_grad()

@@ -53,3 +53,25 @@ def test_a_machine_that_cannot_compile_says_so_at_the_first_prediction(monkeypat
     with pytest.raises(MissingPackage) as caught, torch.no_grad():
         unet.predict(x, torch.tensor([500]), text)
     assert caught.value.code == "E-COMPILE"
+
+
+@torch.no_grad()
+def test_parameters_that_are_exchanged_are_compiled_anew(monkeypatch):
+    """As LoRA exchanges them; frozen weights would be the old ones for ever."""
+    unet = copy.deepcopy(tiny_pia.unet("original"))
+    x, text = tiny.noise(1, 9, 3, 6, 10), unet.read_text(tiny.noise(1, tiny.TOKENS, tiny.TEXT_DIM, seed=1))
+    seen = []
+
+    def compiled(function, **options):
+        seen.append(function.__code__)
+        return function
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    compile_unet(unet)
+    first = unet.predict(x, torch.tensor([500]), text)
+    assert torch.equal(unet.predict(x, torch.tensor([500]), text), first)
+    assert len(seen) == 1
+    unet.conv_out.weight = torch.nn.Parameter(2 * unet.conv_out.weight, requires_grad=False)
+    assert not torch.equal(unet.predict(x, torch.tensor([500]), text), first)
+    assert len(seen) == 2
+    assert seen[0] is not seen[1], "what was compiled before belongs to the code object"

@@ -163,7 +163,8 @@ def test_one_prompt_at_several_frames_is_that_prompt(pipe):
 
 
 def test_ready_negative_embeddings_travel_along(pipe):
-    _, negative = pipe.encode_prompt("a", negative_prompt="dark, sketches")
-    changes = {"prompt_travel": {2: "running"}, "num_videos_per_prompt": 2}
+    negatives = ["dark", "sketches"]
+    _, negative = pipe.encode_prompt(["a", "b"], negative_prompt=negatives)
+    changes = {"prompt": ["a cat", "a field"], "prompt_travel": {2: "running"}, "num_videos_per_prompt": 2}
     ready = run(pipe, negative_prompt=None, negative_prompt_embeds=negative, **changes)
-    assert torch.equal(ready, run(pipe, **changes))
+    assert_parity(ready, run(pipe, negative_prompt=negatives, **changes), SAME)

@@ -48,7 +48,10 @@ def same(one, other):
 
 
 def weights(pipe):
-    return {name: value.detach().clone() for name, value in (*pipe.unet.named_parameters(), *pipe.text_encoder.named_parameters())}
+    return {
+        name: value.detach().clone()
+        for name, value in (*pipe.unet.named_parameters(), *pipe.text_encoder.named_parameters())
+    }
 
 
 def equal(one, other):
@@ -57,7 +60,11 @@ def equal(one, other):
 
 def kohya(pipe, seed=None):
     tensors = tiny_lora.kohya(pipe.components).tensors
-    return tensors if seed is None else {k: v if "alpha" in k else tiny.rule(k, tuple(v.shape), seed) for k, v in tensors.items()}
+    return (
+        tensors
+        if seed is None
+        else {k: v if "alpha" in k else tiny.rule(k, tuple(v.shape), seed) for k, v in tensors.items()}
+    )
 
 
 # ------------------------------------------------------------------------------------------------ and back
@@ -269,7 +276,9 @@ def test_offloading_gives_the_same_clip(pipe, residency):
     pipe.load_lora_weights(kohya(pipe))
     resident = tiny_pia.run(pipe)
     with pytest.warns(VivantWarning, match="W-OFFLOAD-CPU"):
-        (pipe.enable_model_cpu_offload if residency == "component" else pipe.enable_sequential_cpu_offload)(device="cpu")
+        (pipe.enable_model_cpu_offload if residency == "component" else pipe.enable_sequential_cpu_offload)(
+            device="cpu"
+        )
     assert torch.equal(tiny_pia.run(pipe), resident)
 
 
@@ -406,7 +415,9 @@ def test_patterns_of_a_header_are_not_evaluated(pipe, tmp_path):
     """As regular expressions these would take for ever."""
     path = tmp_path / "x.safetensors"
     said = {"unet.lora_alpha": 3, "unet.alpha_pattern": {"(.*)*" * 20 + "$": 9.0}}
-    save_file(tiny_lora.new_diffusers(pipe.components).tensors, path, metadata={"lora_adapter_metadata": json.dumps(said)})
+    save_file(
+        tiny_lora.new_diffusers(pipe.components).tensors, path, metadata={"lora_adapter_metadata": json.dumps(said)}
+    )
     pipe.load_lora_weights(path)
 
 

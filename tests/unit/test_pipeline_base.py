@@ -398,7 +398,7 @@ def test_from_pipe(pipe):
         Encoder.from_pipe(pipe, unet=None)
 
 
-@pytest.mark.parametrize("name", ["load_lora_weights", "load_ip_adapter", "load_textual_inversion", "from_single_file"])
+@pytest.mark.parametrize("name", ["load_ip_adapter", "load_textual_inversion", "from_single_file"])
 def test_methods_that_are_not_here_yet(pipe, name):
     with pytest.raises(InputError, match=rf"E-NOT-YET.*StableDiffusionPipeline.{name}"):
         getattr(pipe, name)("some/repository", weight_name="x.safetensors")

@@ -5,6 +5,8 @@ import functools
 import json
 import os
 import shutil
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,7 +22,7 @@ from tiny import noise
 from vivant.cli import main
 from vivant.cli.screen import Code
 from vivant.errors import LoadError, OutputError, VivantError
-from vivant.hub import pull
+from vivant.hub import cache, pull
 from vivant.hub.converted import converted, write_converted
 from vivant.hub.pull import Entry, Licence, Plan
 
@@ -47,6 +49,7 @@ def entry(name: str, size: int = 10) -> Entry:
         *("C:/a", "c:a", "a\\b", "\\\\host\\share\\a", "..\\a", "a:stream"),
         *("a\0b", "a\nb", "a\x1b[2J", "a\u202eb", "a/b./c", "a ", "NUL", "x/con.txt", "Com1.bin"),
         *(".cache/huggingface/x", ".Cache/x", "a/.vivant-1.safetensors", pull.RECORD, "a" * 1001),
+        *(f"{pull.PARTS}/x.part", "a/.Vivant-x/b"),
     ],
 )
 def test_a_hostile_name_is_refused(name: str):
@@ -120,6 +123,8 @@ def made(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         real = huggingface_hub.HfApi
         monkeypatch.setattr(huggingface_hub, "HfApi", lambda: real(endpoint=hub.endpoint, token=False))
+        at_server = functools.partial(huggingface_hub.hf_hub_url, endpoint=hub.endpoint)
+        monkeypatch.setattr(huggingface_hub, "hf_hub_url", at_server)
         yield Made(hub, lambda **more: pull.make_plan(REPO, **{"cache_dir": tmp_path, **more}))
 
 
@@ -162,11 +167,7 @@ def test_what_could_not_be_verified_is_refused(made: Made, where: tuple[Any, ...
     assert caught.value.code == "E-PULL-META"
 
 
-def test_every_byte_is_counted_once(made: Made, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    import huggingface_hub
-
-    at_server = functools.partial(huggingface_hub.hf_hub_download, endpoint=made.hub.endpoint, token=False)
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", at_server)
+def test_every_byte_is_counted_once(made: Made, tmp_path: Path):
     made.hub.files["a.bin"] = os.urandom(24 * 2**20)
     made.hub.cut["a.bin"] = 15 * 2**20
     plan = made.plan(to=tmp_path / "here", cache_dir=None)
@@ -185,25 +186,6 @@ def test_every_byte_is_counted_once(made: Made, monkeypatch: pytest.MonkeyPatch,
         assert counted == names, step
 
 
-def test_bytes_on_the_wire_and_on_the_disk_are_not_added(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    """The client's other protocol reports both, each to a bar of its own if it can."""
-    reporting = pytest.importorskip("huggingface_hub.utils._xet_progress_reporting")
-
-    def download(repo: str, name: str, *, tqdm_class: Any = None, **more: Any) -> None:
-        with reporting.XetDownloadProgressReporter(
-            reconstruction_desc=name, total=10, log_level=20, tqdm_class=tqdm_class
-        ) as reporter:
-            for wire, disk in ((4, 0), (10, 6), (10, 10)):
-                rates = {"total_bytes_completion_rate": 1.0, "total_transfer_bytes_completion_rate": 1.0}
-                done = {"total_bytes_completed": disk, "total_transfer_bytes_completed": wire, "total_bytes": 10}
-                reporter.update_progress(SimpleNamespace(**rates, **done))
-
-    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
-    counts: list[int] = []
-    pull.fetch(plan_of(tmp_path, entry("a.json")), lambda name, count: counts.append(count))
-    assert sum(counts) == 10
-
-
 def test_the_command_asks_for_space_before_consent(
     made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ):
@@ -219,6 +201,144 @@ def test_the_command_asks_for_space_before_consent(
 def test_short_names_are_ids():
     assert all("/" in repo for repo in pull.SHORT_NAMES.values())
     assert pull.SHORT_NAMES["pia"] == "openmmlab/PIA-condition-adapter"
+
+
+# Fetching
+
+
+def files_of(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
+
+
+def test_what_an_earlier_run_left_is_not_to_be_fetched(made: Made, capfd: pytest.CaptureFixture[str], tmp_path: Path):
+    plan = made.plan()
+    big = plan.entries[1]
+    plan.part(big).parent.mkdir(parents=True)
+    for left, due in ((1500, 501), (2000, 1), (2001, 2001)):
+        plan.part(big).write_bytes(b"x" * left)
+        assert made.plan().fetch_size == due, "what is longer than the file is of no use"
+    plan.part(big).write_bytes(b"x" * 1500)
+    assert main(["pull", REPO, "--cache-dir", str(tmp_path), "--dry-run"]) == Code.OK
+    assert "a.bin (1.5 KiB at hand)" in capfd.readouterr().out
+    assert pull.fetch(made.plan()) == ["README.md", "a.bin"]
+    assert ("GET", f"/{REPO}/resolve/{COMMIT}/a.bin", "bytes=1500-") in made.hub.requests
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_the_hubs_client_finds_what_is_in_its_cache(
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool
+):
+    from huggingface_hub import constants, hf_hub_download, scan_cache_dir, snapshot_download
+
+    if not links:
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_SYMLINKS", True, raising=False)
+    made.hub.files["a/same.bin"] = made.hub.files["a.bin"]
+    plan = made.plan(revision="main")
+    pull.fetch(plan)
+    pull.name_revision(plan)
+    for revision in ("main", COMMIT):
+        place: dict[str, Any] = {"revision": revision, "cache_dir": tmp_path, "local_files_only": True}
+        assert Path(snapshot_download(REPO, **place)) == plan.folder
+        for name, data in made.hub.files.items():
+            found = Path(hf_hub_download(REPO, name, **place))
+            assert (found, found.read_bytes()) == (plan.folder / name, data)
+            assert found.is_symlink() == links
+            assert not links or not os.readlink(found).startswith("/"), "a cache that is moved would break"
+    scanned = scan_cache_dir(tmp_path)
+    (repo,) = scanned.repos
+    assert (scanned.warnings, repo.nb_files, repo.refs.keys()) == ([], 2 if links else 3, {"main"})
+    root = plan.root
+    assert files_of(root) - files_of(root / "blobs") >= {"refs/main", f"snapshots/{COMMIT}/a/same.bin"}
+    assert files_of(root / "blobs") == ({entry.hash for entry in plan.entries} if links else set())
+    assert not (root / pull.PARTS).exists()
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_content_that_another_commit_has_is_shown_not_fetched(made: Made, monkeypatch: pytest.MonkeyPatch, links: bool):
+    from huggingface_hub import constants
+
+    plan = made.plan()
+    blobs = plan.root / "blobs"
+    blobs.mkdir(parents=True)
+    (blobs / made.hub.etag("a.bin")).write_bytes(made.hub.files["a.bin"])
+    (blobs / made.hub.etag("README.md")).write_bytes(b"cut short")
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_SYMLINKS", not links, raising=False)
+    assert pull.fetch(plan) == ["README.md"]
+    assert (made.hub.sent(), (plan.folder / "a.bin").is_symlink()) == (["README.md"], links)
+    assert (blobs / made.hub.etag("a.bin")).read_bytes() == made.hub.files["a.bin"], "others may show it too"
+    pull.verify(plan)
+
+
+def test_a_folder_of_its_own_takes_from_the_cache_what_is_intact(
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    cached = made.plan()
+    pull.fetch(cached)
+    (cached.folder / "a.bin").write_bytes(b"?" * 2000)
+    made.hub.requests.clear()
+    plan = made.plan(to=tmp_path / "here", cache_dir=None)
+    assert pull.fetch(plan) == ["README.md", "a.bin"]
+    assert made.hub.sent() == ["a.bin"]
+    assert files_of(tmp_path / "here") == {"README.md", "a.bin"}
+    pull.verify(plan)
+
+
+def test_a_file_stays_until_the_new_one_is_complete(made: Made, tmp_path: Path):
+    plan = made.plan(to=tmp_path / "here", cache_dir=None)
+    pull.accept(plan)
+    (plan.folder / "a.bin").write_bytes(b"of an older commit")
+    made.hub.damaged.add("a.bin")
+    with pytest.raises(LoadError, match="E-PULL-HASH"):
+        pull.fetch(plan)
+    assert (plan.folder / "a.bin").read_bytes() == b"of an older commit"
+    made.hub.damaged.clear()
+    assert pull.fetch(plan) == ["a.bin"]
+    assert files_of(plan.folder) == {pull.RECORD, "README.md", "a.bin"}
+
+
+def test_what_was_begun_of_a_file_that_changed_is_not_gone_on_with(made: Made):
+    plan = made.plan()
+    left = [plan.part(plan.entries[1]), plan.root / "blobs" / f"{plan.entries[1].hash}.1.incomplete"]
+    for path in left:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x" * 1000)
+    made.hub.files["a.bin"] = b"y" * 2000
+    new = made.plan()
+    pull.fetch(new)
+    assert (new.folder / "a.bin").read_bytes() == b"y" * 2000
+    assert made.hub.sent_bytes["a.bin"] == 2000
+    assert [path.read_bytes() for path in left] == [b"x" * 1000] * 2, "they are for others to go on with"
+
+
+def test_the_name_of_a_revision_follows_it(tmp_path: Path):
+    name = tmp_path / "refs" / "pr" / "1"
+    for commit in ("1" * 40, COMMIT):
+        cache.name_commit(tmp_path, "pr/1", commit)
+        assert name.read_text() == commit
+    before = name.stat().st_ino
+    cache.name_commit(tmp_path, "pr/1", COMMIT)
+    assert (name.stat().st_ino, list(name.parent.iterdir())) == (before, [name])
+    with pytest.raises(OutputError, match="E-OUTPUT-WRITE"):
+        cache.name_commit(tmp_path, "pr/1/2", COMMIT)
+
+
+def test_waiting_for_another_process_is_said_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    said: list[tuple[str, str]] = []
+    monkeypatch.setattr(cache, "PATIENCE", 0.05)
+    monkeypatch.setattr(cache, "warn", lambda code, text: said.append((code, text)))
+    lock = tmp_path / "locks" / "a.lock"
+    with cache.alone(lock, "a.bin"):
+        time.sleep(0.2)
+        assert said == []
+        waiting = threading.Thread(target=lambda: cache.alone(lock, "a.bin").__enter__(), daemon=True)
+        waiting.start()
+        time.sleep(0.4)
+    waiting.join(20)
+    ((code, text),) = said
+    assert (code, "a.bin" in text, str(lock) in text) == ("W-PULL-WAITS", True, True)
 
 
 # Space

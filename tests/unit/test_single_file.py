@@ -2,7 +2,6 @@
 
 import json
 import os
-import pickle
 import socket
 import struct
 import time
@@ -18,8 +17,7 @@ import tiny_repo
 import tiny_single
 from vivant import placement
 from vivant.errors import InputError, LoadError, VivantWarning
-from vivant.hub import single_file
-from vivant.hub.finite import check_finite
+from vivant.hub import load, single_file
 from vivant.hub.header import read_header
 from vivant.hub.repo import Source
 from vivant.hub.single_file import find, look_for, open_file, prediction, report_on
@@ -143,6 +141,22 @@ def test_tensors_of_the_right_type_are_mapped_and_not_copied(file, config):
     assert held == 0
 
 
+def test_what_was_read_only_to_be_converted_is_given_back(state, file, monkeypatch):
+    given_back = []
+    monkeypatch.setattr(load.pages, "give_back", given_back.append)
+    AutoencoderKL.from_single_file(file, config=tiny.VAE, dtype=torch.float32)
+    assert given_back == []
+    AutoencoderKL.from_single_file(file, config=tiny.VAE, dtype=torch.bfloat16)
+    assert len(given_back) == sum(name.startswith(VAE) for name in state)
+
+
+def test_tensors_in_memory_are_never_given_back(state):
+    before = {name: value.clone() for name, value in state.items()}
+    vae = AutoencoderKL.from_single_file(state, config=tiny.VAE, dtype=torch.bfloat16)
+    assert all(torch.equal(state[name], value) for name, value in before.items())
+    assert torch.equal(vae.encoder.conv_in.weight, tiny_pia.vae().encoder.conv_in.weight.bfloat16())
+
+
 def test_a_table_of_tensors(state):
     assert same(AutoencoderKL.from_single_file(state, config=tiny.VAE), tiny_pia.vae())
 
@@ -216,6 +230,7 @@ def test_the_tokenizer_is_the_published_one():
     known = "9fd691f7c8039210e0fced15865466c65820d09b63988b0174bfe25de299051a"
     assert hashlib.sha256(data).hexdigest() == known
     tokenizer = shipped_tokenizer(single_file.SD15 / "tokenizer")
+    assert tokenizer("a photo of a cat").input_ids == [49406, 320, 1125, 539, 320, 2368, 49407]
     assert (len(tokenizer), tokenizer.model_max_length, tokenizer.pad_token_id) == (49408, 77, 49407)
     assert tokenizer.decode(tokenizer("Déjà vu, 日本!").input_ids[1:-1]).strip() == "déjà vu , 日本 !"
 
@@ -364,10 +379,10 @@ def wrong(what: str, state) -> dict[str, torch.Tensor]:
 def test_other_families_are_refused_by_name_before_a_tensor_is_read(tmp_path, monkeypatch, state, loaded, what):
     path = tiny_single.write(wrong(what, state), tmp_path / "model.safetensors")
     monkeypatch.setattr(single_file, "read_file", lambda path: pytest.fail("tensors were read"))
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(LoadError, match=rf"E-FILE-FAMILY.*{what}"):
         loaded(path)
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2
     with pytest.raises(LoadError, match="E-FILE-FAMILY"):
         UNet2DConditionModel.from_single_file(path, config=tiny.UNET2D)
 
@@ -462,135 +477,6 @@ def test_networks_that_have_no_single_files(file):
         UNetMotionModel.from_single_file(file)
     with pytest.raises(InputError, match="E-ARG-VALUE"):
         AutoencoderKL.from_single_file(file, original_config="v1.yaml", config=tiny.VAE)
-
-
-# --------------------------------------------------------------------------------------------------- bad files
-
-
-def test_nan_where_merges_put_it(tmp_path, state, loaded):
-    for name in (f"{UNET}middle_block.1.proj_in.weight", f"{VAE}decoder.norm_out.bias"):
-        bad = state[name].clone()
-        bad.view(-1)[3] = float("nan")
-        with pytest.raises(LoadError, match="E-WEIGHTS-NAN"):
-            loaded(tiny_single.write({**state, name: bad}, tmp_path / "model.safetensors"))
-
-
-def test_nan_anywhere_is_found_on_request_or_when_all_is_read_anyway(tmp_path, state, loaded):
-    name = f"{UNET}middle_block.1.proj_in.weight"
-    bad = state[name].clone()
-    bad.view(-1)[-1] = float("inf")
-    path = tiny_single.write({**state, name: bad}, tmp_path / "model.safetensors")
-    assert loaded(path) is not None
-    for given in ({"verify": True}, {"dtype": torch.bfloat16}):
-        with pytest.raises(LoadError, match=r"E-WEIGHTS-NAN.*proj_in"):
-            loaded(path, **given)
-    with pytest.raises(LoadError, match="E-WEIGHTS-NAN"):
-        UNet2DConditionModel.from_single_file(path, config=tiny.UNET2D, verify=True)
-
-
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.float8_e5m2])
-def test_every_data_type_is_looked_at(value, dtype):
-    weights = torch.ones(17, 19, dtype=torch.float32)
-    check_finite({"a": weights.to(dtype), "b": torch.zeros(0), "c": torch.arange(3)}, "x", whole=True)
-    weights[11, 13] = value
-    check_finite({"a": weights.to(dtype)[:3]}, "x", whole=True)
-    with pytest.raises(LoadError, match=r"1 of 1 tensors of x .* a\."):
-        check_finite({"a": weights.to(dtype)}, "x", whole=True)
-
-
-class Canary:
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return open, (str(self.path), "w")
-
-
-@pytest.mark.parametrize("form", ["torch", "pickle", "nested"])
-def test_nothing_in_a_pickle_is_run(tmp_path, state, loaded, form):
-    canary, path = tmp_path / "canary", tmp_path / "model.ckpt"
-    if form == "pickle":
-        path.write_bytes(pickle.dumps(Canary(canary), protocol=2))
-    else:
-        bad = {"state_dict": {**state, "x": Canary(canary)}} if form == "nested" else Canary(canary)
-        torch.save(bad, path)
-    with pytest.raises(LoadError, match="E-WEIGHTS-PICKLE"):
-        loaded(path)
-    assert not canary.exists()
-    pickle.loads(pickle.dumps(Canary(canary))).close()
-    assert canary.exists(), "the canary would not have been seen"
-
-
-def header_of(path: Path) -> tuple[int, bytes, bytes]:
-    data = path.read_bytes()
-    length = int.from_bytes(data[:8], "little")
-    return length, data[8 : 8 + length], data[8 + length :]
-
-
-@pytest.mark.parametrize("seed", range(6))
-def test_a_flipped_bit_in_the_header(tmp_path, file, loaded, seed):
-    data = bytearray(file.read_bytes())
-    generator = torch.Generator().manual_seed(seed)
-    at = 8 + int(torch.randint(0, header_of(file)[0] - 8, (), generator=generator))
-    data[at] ^= 1 << int(torch.randint(0, 7, (), generator=generator))
-    path = tmp_path / "model.safetensors"
-    path.write_bytes(data)
-    start = time.perf_counter()
-    with pytest.raises(LoadError) as caught:
-        loaded(path)
-    assert caught.value.code.startswith(("E-WEIGHTS-", "E-KEYS-", "E-FILE-"))
-    assert time.perf_counter() - start < 2
-
-
-def damaged(what: str, path: Path) -> bytes:
-    _, text, body = header_of(path)
-    values = json.loads(text)
-    names = sorted((n for n in values if n != "__metadata__"), key=lambda n: values[n]["data_offsets"][0])
-    if what == "a header of 2 GB":
-        return struct.pack("<Q", 2**31) + text + body
-    if what == "a header beyond all memory":
-        return struct.pack("<Q", 2**63) + text + body
-    if what == "overlapping tensors":
-        begin, end = values[names[0]]["data_offsets"]
-        values[names[1]]["data_offsets"] = [begin, begin + values[names[1]]["data_offsets"][1] - end]
-    if what == "offsets beyond the end":
-        values[names[-1]]["data_offsets"] = [n + 4096 for n in values[names[-1]]["data_offsets"]]
-    if what == "a shape that is too large":
-        values[names[0]]["shape"] = [2**40]
-    text = json.dumps(values).encode()
-    body = body[:-1] if what == "cut short" else body
-    return {"empty": b"", "no header": b"\0" * 4}.get(what, struct.pack("<Q", len(text)) + text + body)
-
-
-@pytest.mark.parametrize(
-    "what",
-    [
-        "a header of 2 GB",
-        "a header beyond all memory",
-        "overlapping tensors",
-        "offsets beyond the end",
-        "a shape that is too large",
-        "cut short",
-        "empty",
-        "no header",
-    ],
-)
-def test_damaged_files(tmp_path, file, loaded, what):
-    path = tmp_path / "model.safetensors"
-    path.write_bytes(damaged(what, file))
-    start = time.perf_counter()
-    with pytest.raises(LoadError, match="E-WEIGHTS-BROKEN"):
-        loaded(path)
-    assert time.perf_counter() - start < 2
-
-
-@pytest.mark.parametrize("content", [b"", b"\x80", b"not a pickle", b"\x80\x02}q\x00.", b"0", b"PK\x03\x04broken"])
-def test_bytes_that_are_no_pickle(tmp_path, loaded, content):
-    path = tmp_path / "model.ckpt"
-    path.write_bytes(content)
-    with pytest.raises(LoadError, match=r"E-WEIGHTS-(BROKEN|PICKLE)"):
-        loaded(path)
 
 
 def test_a_report_of_a_network_alone(file):

@@ -57,14 +57,15 @@ def pull(
         try:
             with screen.bytes("Fetching", plan.fetch_size) as progress:
                 fetched = hub.fetch(plan, progress)
-            with screen.bytes("Comparing", plan.size) as progress:
-                hub.verify(plan, progress)
+            rest = sum(entry.size for entry in plan.entries if entry.name not in fetched)
+            with screen.bytes("Comparing", rest) as progress:
+                hub.verify(plan, progress, fetched)
             with screen.bytes("Converting", sum(entry.size for entry in plan.pickles)) as progress:
                 written = hub.convert(plan, progress)
             hub.name_revision(plan)
         except KeyboardInterrupt:
             raise Cancelled(
-                "E-CANCELLED", "Stopped.", "Files that were complete are kept.", "Pull again to go on from there."
+                "E-CANCELLED", "Stopped.", "What was fetched is kept.", "Pull again to go on from there."
             ) from None
         converted = [path.relative_to(plan.folder).as_posix() for path in written]
         if json:
@@ -79,7 +80,9 @@ def described(plan: "Plan") -> list[str]:
     absent = set(plan.absent)
     lines = [f"{plan.repo} at commit {plan.commit}, to {plan.folder}"]
     for entry in plan.entries:
-        lines.append(f"  {size(entry.size):>9}  {entry.name}{'' if entry in absent else ' (at hand)'}")
+        begun = plan.begun(entry)
+        at_hand = " (at hand)" if entry not in absent else f" ({size(begun)} at hand)" if begun else ""
+        lines.append(f"  {size(entry.size):>9}  {entry.name}{at_hand}")
     lines.append(f"{len(plan.entries)} files, {size(plan.size)}; to fetch: {size(plan.fetch_size)}.")
     if plan.convert_size:
         lines.append(f"Pickles are converted, which takes {size(plan.convert_size)} more.")

@@ -5,13 +5,10 @@ anything is written, and contents before anything is read from them.
 """
 
 import contextlib
-import errno
-import hashlib
-import inspect
 import json
 import re
 import shutil
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cached_property
@@ -19,7 +16,9 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from vivant.errors import InputError, LoadError, OutputError, VivantError
+from vivant.hub.cache import alone, name_commit, show
 from vivant.hub.converted import PICKLES, beside, converted, write_converted
+from vivant.hub.download import Entry, Progress, damaged, download, is_intact, remove_part, unseen, writing
 from vivant.hub.repo import check_variant, is_hub_id, read_weight_name, wanted
 from vivant.media.atomic import replacing
 
@@ -34,6 +33,8 @@ SHORT_NAMES = {
 
 RECORD = ".vivant-licences.json"
 """File with the licences that were accepted, beside what was fetched under them."""
+PARTS = ".vivant-parts"
+"""Folder, beside it, of files that are not complete yet."""
 
 NOT_STATED = "not stated"
 UNREAD = ("*.h5", "*.joblib", "*.msgpack", "*.pickle", "*.pkl", "*.tflite")
@@ -42,31 +43,6 @@ STATE_OF_TRAINING = ("optimizer.*", "random_states_*", "rng_state*", "scaler.pt"
 _COMMIT, _SHA256 = re.compile(r"[0-9a-f]{40}"), re.compile(r"[0-9a-f]{64}")
 _REVISION = re.compile(r"\w[\w./-]{0,199}")
 _DEVICE = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
-_CHUNK = 4 * 1024 * 1024
-
-Progress = Callable[[str, int], None]
-"""Called with a file's name and the number of its bytes that were dealt with since the last call."""
-
-
-def _unseen(name: str, count: int) -> None:
-    """Progress that nobody looks at."""
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One file of a repository.
-
-    Attributes:
-        name: path inside the repository.
-        size: in bytes.
-        sha256: of its content, for large files.
-        blob: git's hash of it, for the others.
-    """
-
-    name: str
-    size: int
-    sha256: str | None
-    blob: str | None
 
 
 @dataclass(frozen=True)
@@ -107,7 +83,7 @@ class Plan:
     @cached_property
     def absent(self) -> tuple[Entry, ...]:
         """The files that were not at hand, in their full size, when this was first asked."""
-        return tuple(entry for entry in self.entries if not self._holds(entry))
+        return tuple(entry for entry in self.entries if not _has_size(self.folder / entry.name, entry))
 
     @cached_property
     def pickles(self) -> tuple[Entry, ...]:
@@ -125,10 +101,10 @@ class Plan:
         """Bytes of all files."""
         return sum(entry.size for entry in self.entries)
 
-    @property
+    @cached_property
     def fetch_size(self) -> int:
-        """Bytes to fetch."""
-        return sum(entry.size for entry in self.absent)
+        """Bytes that were to be fetched when this was first asked."""
+        return sum(entry.size - self.begun(entry) for entry in self.absent)
 
     @property
     def convert_size(self) -> int:
@@ -136,9 +112,19 @@ class Plan:
         paths = ((entry.size, self.folder / entry.name) for entry in self.pickles)
         return sum(size for size, path in paths if not (path.is_file() and converted(path) != path))
 
-    def _holds(self, entry: Entry) -> bool:
-        path = self.folder / entry.name
-        return path.is_file() and path.stat().st_size == entry.size
+    def part(self, entry: Entry) -> Path:
+        """Where what was fetched of a file lies until all of it is there."""
+        return self.root / PARTS / f"{entry.hash}.part"
+
+    def begun(self, entry: Entry) -> int:
+        """Bytes that an earlier run left of a file."""
+        part = self.part(entry)
+        size = part.stat().st_size if part.is_file() else 0
+        return size if size <= entry.size else 0
+
+    def blob(self, entry: Entry) -> Path | None:
+        """Where the hub cache has the content of a file; None in a folder of its own."""
+        return self.root / "blobs" / entry.hash if self.cache_dir else None
 
 
 def _target(name: str) -> str | None:
@@ -264,7 +250,7 @@ def check_names(names: Iterable[str]) -> None:
             why = "No system could hold it as it is."
         elif any(_DEVICE.fullmatch(part) for part in parts):
             why = "It names a device on some systems."
-        elif parts[0].lower() == ".cache" or parts[-1].lower().startswith(".vivant"):
+        elif parts[0].lower() == ".cache" or any(part.lower().startswith(".vivant") for part in parts):
             why = "Files of that name are written here, not fetched."
         if why:
             raise LoadError(
@@ -369,7 +355,7 @@ def _check_folder(plan: Plan) -> None:
         return
     for entry in plan.entries:
         path = plan.folder / entry.name
-        if path.exists() and not (path.is_file() and _is_intact(path, entry)):
+        if path.exists() and not (path.is_file() and is_intact(path, entry)):
             raise OutputError(
                 "E-OUTPUT-EXISTS",
                 f"{path} exists already, and is not the file of {plan.repo}.",
@@ -395,98 +381,107 @@ def check_space(plan: Plan) -> None:
         )
 
 
-def fetch(plan: Plan, progress: Progress = _unseen) -> list[str]:
-    """Fetch what is not at hand, small files first; a file appears under its name when it is complete.
+def fetch(plan: Plan, progress: Progress = unseen) -> list[str]:
+    """Fetch what is not at hand, small files first; a file appears under its name when it is complete and verified.
 
-    After a cut connection a file goes on where it stopped; after a stop, with the first file that was not complete.
+    After a cut connection, or a stop, a file goes on where it was. While another process fetches it, this one waits; in
+    the cache the hub's client does too, for the lock is its own.
 
     Returns:
-        The names of the files that were fetched.
+        The names of the files that were fetched, and so verified.
 
     Raises:
-        LoadError: E-REPO-… for what went wrong, E-PULL-OFFLINE.
-        OutputError: E-PULL-DISK when the disk is full.
+        LoadError: E-PULL-HASH, E-PULL-CHANGED, E-PULL-REDIRECT, E-REPO-… for what went wrong, E-PULL-OFFLINE.
+        OutputError: E-PULL-DISK when the disk is full, E-OUTPUT-WRITE.
     """
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.utils import disable_progress_bars
-
-    disable_progress_bars()  # what is shown is the caller's business
-    counted = "tqdm_class" in inspect.signature(hf_hub_download).parameters
-    place: dict[str, Any] = {"cache_dir": plan.cache_dir} if plan.cache_dir else {"local_dir": plan.folder}
     done: list[str] = []
     for entry in sorted(plan.absent, key=lambda entry: entry.size):
-        _discard(plan, entry)  # of another size, so cut short or of another commit
-        more = {"tqdm_class": _counter(entry.name, progress)} if counted else {}
-        with _asking(plan.repo, plan.revision):
-            hf_hub_download(plan.repo, entry.name, revision=plan.commit, **place, **more)
-        if not counted:
-            progress(entry.name, entry.size)
-        done.append(entry.name)
+        if plan.cache_dir is None:
+            lock = plan.root / f".vivant-{entry.hash}.lock"
+        else:
+            lock = plan.cache_dir / ".locks" / plan.root.name / f"{entry.hash}.lock"
+        with alone(lock, entry.name):
+            try:
+                if _obtain(plan, entry, progress):
+                    done.append(entry.name)
+            finally:
+                if plan.cache_dir is None:
+                    with contextlib.suppress(OSError):  # one who waits makes it anew
+                        lock.unlink()
+    with contextlib.suppress(OSError):  # parts of other commits may be in it
+        (plan.root / PARTS).rmdir()
     return done
 
 
-def _counter(name: str, progress: Progress) -> Any:
-    """A bar for the hub's client that shows nothing and counts bytes."""
-    from huggingface_hub.utils import tqdm
+def _obtain(plan: Plan, entry: Entry, progress: Progress) -> bool:
+    """Bring one file to its place; whether it was fetched for that."""
+    from huggingface_hub import hf_hub_url
 
-    class Counter(tqdm):
-        def __init__(self, *args: Any, **options: Any):
-            super().__init__(*args, **{**options, "disable": True})
+    path, blob, part = plan.folder / entry.name, plan.blob(entry), plan.part(entry)
+    is_known = blob is not None and _has_size(blob, entry)  # another commit has the same file
+    if is_known or _has_size(path, entry):  # or another process was faster
+        if blob is not None and not _has_size(path, entry):
+            show(blob, path, is_new=False)
+        progress(entry.name, entry.size)
+        return False
+    if blob is None:
+        _copy_from_cache(plan, entry, part)
+    with _asking(plan.repo, plan.revision):
+        download(entry, hf_hub_url(plan.repo, entry.name, revision=plan.commit), part, plan.repo, progress)
+    place = blob or path
+    with writing(place):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        part.replace(place)
+    remove_part(part)
+    if blob is not None:
+        show(blob, path, is_new=True)
+    return True
 
-        def update(self, n: float | None = 1) -> None:
-            progress(name, int(n or 0))
 
-        def update_transfer(self, n: float | None = 1) -> None:
-            """Bytes on the wire; without this method they would get a bar of their own and be counted twice."""
+def _copy_from_cache(plan: Plan, entry: Entry, part: Path) -> None:
+    """Where the hub cache has a file for a folder of its own, nothing needs to be fetched."""
+    from huggingface_hub import try_to_load_from_cache
 
-        def set_transfer_postfix_str(self, *args: Any, **options: Any) -> None:
-            """Their speed."""
+    found = try_to_load_from_cache(plan.repo, entry.name, revision=plan.commit)
+    if isinstance(found, str) and is_intact(Path(found), entry):
+        with writing(part):
+            part.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(found, part)
 
-    return Counter
+
+def _has_size(path: Path, entry: Entry) -> bool:
+    return path.is_file() and path.stat().st_size == entry.size
 
 
-def verify(plan: Plan, progress: Progress = _unseen) -> None:
-    """Compare every file with the hash that the hub gives; one that differs is removed.
+def verify(plan: Plan, progress: Progress = unseen, fetched: Sequence[str] = ()) -> None:
+    """Compare files with the hash that the hub gives; one that differs is removed.
+
+    Args:
+        plan: the files.
+        progress: told of the bytes compared.
+        fetched: names of files that `fetch` has just fetched, and so compared.
 
     Raises:
-        LoadError: E-PULL-HASH.
+        LoadError: E-PULL-HASH, E-FILE-MISSING.
     """
     for entry in plan.entries:
         path = plan.folder / entry.name
         if not path.is_file():
             raise LoadError("E-FILE-MISSING", f"{path} is missing.", "It was removed meanwhile.", "Pull again.")
-        if not _is_intact(path, entry, progress):
+        if entry.name not in fetched and not is_intact(path, entry, progress):
             _discard(plan, entry)
-            raise LoadError(
-                "E-PULL-HASH",
-                f"{entry.name} is not the file that {plan.repo} lists: its hash differs.",
-                "It was damaged on its way or on the disk, or exchanged. It was removed.",
-                "Pull again; if that does not help, check HF_ENDPOINT and any proxy.",
-            )
-
-
-def _is_intact(path: Path, entry: Entry, progress: Progress = _unseen) -> bool:
-    size = path.stat().st_size
-    if size != entry.size:
-        return False
-    digest = hashlib.sha256() if entry.sha256 else hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-            progress(entry.name, len(chunk))
-    return digest.hexdigest() == (entry.sha256 or entry.blob)
+            raise damaged(entry, plan.repo)
 
 
 def _discard(plan: Plan, entry: Entry) -> None:
-    """Remove a file, and in the hub cache what its link leads to."""
-    path = plan.folder / entry.name
-    blob = path.resolve()
-    path.unlink(missing_ok=True)
-    if plan.cache_dir and blob.parent == (plan.root / "blobs").resolve():
-        blob.unlink(missing_ok=True)
+    """Remove a file, and in the hub cache what is known by its hash."""
+    for path in (plan.folder / entry.name, plan.blob(entry)):
+        if path is not None:
+            with writing(path):
+                path.unlink(missing_ok=True)
 
 
-def convert(plan: Plan, progress: Progress = _unseen) -> list[Path]:
+def convert(plan: Plan, progress: Progress = unseen) -> list[Path]:
     """Write every pickle as safetensors beside it, once. Call `verify` before: only what is intact is read.
 
     Returns:
@@ -512,16 +507,15 @@ def convert(plan: Plan, progress: Progress = _unseen) -> list[Path]:
 
 
 def name_revision(plan: Plan) -> None:
-    """Let the hub cache know the commit by the revision's name, so that it is found there without a connection."""
-    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+    """Let the hub cache know the commit by the revision's name, so that it is found there without a connection.
 
-    if plan.cache_dir is None or not plan.entries or plan.revision == plan.commit:
-        return
-    first = min(plan.entries, key=lambda entry: entry.size).name
-    known = try_to_load_from_cache(plan.repo, first, cache_dir=plan.cache_dir, revision=plan.revision)
-    if known != str(plan.folder / first):
-        with _asking(plan.repo, plan.revision):
-            hf_hub_download(plan.repo, first, revision=plan.revision, cache_dir=plan.cache_dir)
+    Raises:
+        OutputError: E-OUTPUT-WRITE.
+    """
+    from huggingface_hub import constants
+
+    if plan.cache_dir is not None and plan.entries and plan.revision != plan.commit:
+        name_commit(plan.root, plan.revision or constants.DEFAULT_REVISION, plan.commit)
 
 
 @contextlib.contextmanager
@@ -557,12 +551,10 @@ def _asking(repo: str, revision: str | None) -> Generator[None]:
             f"Check the spelling, or give one of {', '.join(SHORT_NAMES)}; for a private one set HF_TOKEN.",
         ) from None
     except Exception as error:  # connection errors have a different type in every version of the client
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-            raise OutputError("E-PULL-DISK", "The disk is full.", f"{error}.", "Make space and pull again.") from error
         raise LoadError(
             "E-REPO-UNREACHABLE",
             f"{repo} could not be fetched: {type(error).__name__}: {error}.",
-            "Files that were complete are kept.",
+            "What was fetched is kept.",
             "Check the connection and HF_ENDPOINT, and pull again: it goes on from there.",
         ) from error
 

@@ -271,9 +271,11 @@ class Found:
         aside = [name for name in inside if drops(name) or name in twins]
         left = frozenset(aside)
         used = [name for name in inside if name not in left]
-        state = {names.get(name, name): self.file.tensors[name] for name in used}
+        state = {names[name]: self.file.tensors[name] for name in used if name in names}
         state = getattr(network, "published_names", dict)(state)
-        report = compare({table.get(k, k): v for k, v in state.items()}, {table[k]: v for k, v in expected.items()})
+        found = {table.get(name, name): value for name, value in state.items()}
+        strangers = {name: self.file.tensors[name] for name in used if name not in names}
+        report = compare({**found, **strangers}, {table[name]: value for name, value in expected.items()})
         if not report.fits:
             raise LoadError(
                 "E-KEYS-MISMATCH",

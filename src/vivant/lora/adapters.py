@@ -6,7 +6,7 @@ Verbs return a new value. What is done to weights for one is in `vivant.lora.mer
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 from vivant.errors import InputError
 from vivant.lora.change import Change
@@ -79,25 +79,25 @@ class Adapters:
         """Whether the scale of a call would change anything."""
         return self.enabled and any(name not in self.fused for name in self.active)
 
-    def load(self, name: str, changes: Changes) -> Self:
+    def load(self, name: str, changes: Changes) -> "Adapters":
         """One more; it becomes the only active one, as in diffusers."""
         return replace(self, loaded={**self.loaded, name: changes}, active={name: whole(1)})
 
-    def activate(self, weights: Mapping[str, Weight]) -> Self:
+    def activate(self, weights: Mapping[str, Weight]) -> "Adapters":
         """Have these count, and no others; names that this network has no changes of are left out."""
         return replace(self, active={name: weight for name, weight in weights.items() if name in self.loaded})
 
-    def enable(self, on: bool) -> Self:
+    def enable(self, on: bool) -> "Adapters":
         """Have the active ones act, or not."""
         return replace(self, enabled=on)
 
-    def drop(self, names: Iterable[str]) -> Self:
+    def drop(self, names: Iterable[str]) -> "Adapters":
         """Forget some; what is fused stays."""
         gone = set(names)
         loaded = {name: changes for name, changes in self.loaded.items() if name not in gone}
         return replace(self, loaded=loaded, active={name: w for name, w in self.active.items() if name not in gone})
 
-    def fuse(self, names: Iterable[str], scale: float) -> Self:
+    def fuse(self, names: Iterable[str], scale: float) -> "Adapters":
         """Make some permanent, at their weights times `scale`."""
         fused = {
             name: Fused(self.loaded[name], tuple((start, scale * w) for start, w in self.active.get(name, whole(1))))
@@ -106,7 +106,7 @@ class Adapters:
         }
         return replace(self, fused={**self.fused, **fused})
 
-    def unfuse(self) -> Self:
+    def unfuse(self) -> "Adapters":
         """Take all fused ones back; those that are still active act as such again."""
         return replace(self, fused={})
 
@@ -116,10 +116,11 @@ class Adapters:
         Args:
             scale: multiplies what is active; what is fused has its own weight.
         """
-        acting = {name: (self.loaded[name], w, scale) for name, w in self.active.items() if self.enabled}
-        acting |= {name: (*fused, 1.0) for name, fused in self.fused.items()}
+        acting = {name: (Fused(self.loaded[name], w), scale) for name, w in self.active.items() if self.enabled}
+        acting |= {name: (fused, 1.0) for name, fused in self.fused.items()}
         terms: dict[str, tuple[Term, ...]] = {}
-        for _, (changes, weight, factor) in sorted(acting.items()):
+        for name in sorted(acting):
+            (changes, weight), factor = acting[name]
             for parameter, change in changes.items():
                 strength = factor * at(weight, parameter)
                 if strength:

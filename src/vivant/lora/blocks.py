@@ -42,7 +42,10 @@ def _side(network: nn.Module, side: str, value: Any) -> Iterator[tuple[str, floa
         numbers = [*numbers] * sizes[name] if len(numbers) == 1 else [*numbers]
         if len(numbers) != sizes[name]:
             raise InputError(
-                "E-LORA-BLOCKS", f"{side}.{name} has {len(numbers)} numbers.", f"The block has {sizes[name]} places.", ""
+                "E-LORA-BLOCKS",
+                f"{side}.{name} has {len(numbers)} numbers.",
+                f"The block has {sizes[name]} places.",
+                "",
             )
         for place, weight in enumerate(numbers):
             for kind in _KINDS:

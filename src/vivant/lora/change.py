@@ -187,5 +187,6 @@ def _product(a: Tensor, b: Tensor, kernel: Tensor | None, weight: Tensor) -> Ten
 def _whole(value: Tensor | None, a: Tensor | None, b: Tensor | None, kernel: Tensor | None, weight: Tensor) -> Tensor:
     if value is not None:
         return _like(value, weight)
-    assert a is not None and b is not None, "the reader refuses halves without their other half"
+    assert a is not None, "the reader refuses halves without their other half"
+    assert b is not None, "the reader refuses halves without their other half"
     return _product(a, b, kernel, weight).contiguous()  # torch.kron takes views

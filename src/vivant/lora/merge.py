@@ -1,9 +1,9 @@
 """Merging changes into weights, and bringing the untouched weights back.
 
 A changed weight is ``W + sum of strength * delta``, computed in float32 (in float64 for a network of that) from the
-untouched W and rounded once. It takes W's place as a parameter of its own; W itself, perhaps a page of a mapped file, is
-never written to and goes back into its place as the very object that it was. What is not changed differently from before
-is not computed again. Nothing wraps a module and nothing is computed while a network runs.
+untouched W and rounded once. It takes W's place as a parameter of its own. W itself, perhaps a page of a mapped file,
+is never written to and goes back into its place as the very object that it was. What is not changed differently from
+before is not computed again. Nothing wraps a module and nothing is computed while a network runs.
 """
 
 from collections.abc import Generator, Iterable, Mapping

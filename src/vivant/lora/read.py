@@ -293,11 +293,9 @@ def _told(file: LoraFile, layer: Layer) -> tuple[float | None, bool]:
     """Alpha of a layer by `network_alphas` or peft's settings, and whether it is over the root of the rank."""
     given = file.settings.get("network_alphas")
     if given is not None:
-        alphas = {table_name: value for table_name, value in given.items()}
-        for name in (f"{layer.component}.{layer.module}.alpha", f"{layer.module}.alpha"):
-            if name in alphas:
-                return _finite(file, alphas[name]), False
-        return None, False
+        names = f"{layer.component}.{layer.module}.alpha", f"{layer.module}.alpha"
+        found = next((given[name] for name in names if name in given), None)
+        return None if found is None else _finite(file, found), False
     prefixed = f"{layer.component}."
     own = {key.removeprefix(prefixed): value for key, value in file.settings.items() if key.startswith(prefixed)}
     values = own or file.settings

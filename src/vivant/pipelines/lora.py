@@ -7,7 +7,7 @@ Every verb works out first what all networks shall be under, and then exchanges 
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
@@ -20,13 +20,10 @@ from vivant.lora.blocks import by_block
 from vivant.lora.merge import adapters_of, merge, scaled
 from vivant.lora.read import USUAL, open_lora, read_changes
 
-if TYPE_CHECKING:
-    from vivant.pipelines.base import DiffusionPipeline
-
 KEYWORDS: dict[str, tuple[Any, ...]] = {
     "force_download": (None, False),
     "proxies": (None,),
-    "low_cpu_mem_usage": (None, True, False),
+    "low_cpu_mem_usage": (None, True),
     "hotswap": (None, False),
     "return_lora_metadata": (None, False),
 }
@@ -34,7 +31,7 @@ KEYWORDS: dict[str, tuple[Any, ...]] = {
 
 
 def load_lora_weights(
-    self: "DiffusionPipeline",
+    self: Any,
     pretrained_model_name_or_path_or_dict: str | Path | Mapping[str, Tensor],
     adapter_name: str | None = None,
     *,
@@ -75,7 +72,9 @@ def load_lora_weights(
     """
     unknown = without_loading(given, KEYWORDS)
     if unknown:
-        raise InputError("E-ARG-UNKNOWN", f"load_lora_weights has no argument {', '.join(unknown)}.", "", "Leave it out.")
+        raise InputError(
+            "E-ARG-UNKNOWN", f"load_lora_weights has no argument {', '.join(unknown)}.", "", "Leave it out."
+        )
     taken = {name for _, network in _networks(self) for name in _names(adapters_of(network))}
     name = _free(taken) if adapter_name is None else adapter_name
     if not isinstance(name, str) or not name.strip() or name in taken:
@@ -98,7 +97,7 @@ def load_lora_weights(
 
 
 def set_adapters(
-    self: "DiffusionPipeline",
+    self: Any,
     adapter_names: str | Sequence[str],
     adapter_weights: float | Mapping[str, Any] | Sequence[float | Mapping[str, Any] | None] | None = None,
 ) -> None:
@@ -131,35 +130,35 @@ def set_adapters(
     merge([(network, of(component, network)) for component, network in networks.items()])
 
 
-def get_active_adapters(self: "DiffusionPipeline") -> list[str]:
+def get_active_adapters(self: Any) -> list[str]:
     """Names of the adapters that `set_adapters` made active, or of the one loaded last."""
     return list(dict.fromkeys(name for _, network in _networks(self) for name in adapters_of(network).active))
 
 
-def get_list_adapters(self: "DiffusionPipeline") -> dict[str, list[str]]:
+def get_list_adapters(self: Any) -> dict[str, list[str]]:
     """Names of the loaded adapters, of every component that has some."""
     return {part: list(_loaded(network)) for part, network in _networks(self) if _loaded(network)}
 
 
-def delete_adapters(self: "DiffusionPipeline", adapter_names: str | Sequence[str]) -> None:
+def delete_adapters(self: Any, adapter_names: str | Sequence[str]) -> None:
     """Forget adapters; what of them is fused stays until `unfuse_lora` (E-LORA-NAME)."""
     names = [adapter_names] if isinstance(adapter_names, str) else list(adapter_names)
     _check_names(self, names)
     merge([(network, adapters_of(network).drop(names)) for _, network in _networks(self)])
 
 
-def disable_lora(self: "DiffusionPipeline") -> None:
+def disable_lora(self: Any) -> None:
     """Have no adapter act but fused ones, until `enable_lora`."""
     merge([(network, adapters_of(network).enable(False)) for _, network in _networks(self) if _loaded(network)])
 
 
-def enable_lora(self: "DiffusionPipeline") -> None:
+def enable_lora(self: Any) -> None:
     """Have the active adapters act again."""
     merge([(network, adapters_of(network).enable(True)) for _, network in _networks(self) if _loaded(network)])
 
 
 def fuse_lora(
-    self: "DiffusionPipeline",
+    self: Any,
     components: Sequence[str] | None = None,
     lora_scale: float = 1.0,
     safe_fusing: bool = False,
@@ -184,23 +183,27 @@ def fuse_lora(
     merge([(network, adapters) for network, adapters in wanted if not adapters.is_empty])
 
 
-def unfuse_lora(self: "DiffusionPipeline", components: Sequence[str] | None = None) -> None:
-    """Take back what is fused: the untouched weights return, bit for bit; active adapters act as before (E-LORA-COMPONENT)."""
+def unfuse_lora(self: Any, components: Sequence[str] | None = None) -> None:
+    """Take back what is fused: the untouched weights return, bit for bit, and active adapters act as before.
+
+    Raises:
+        InputError: E-LORA-COMPONENT.
+    """
     merge([(network, adapters_of(network).unfuse()) for network in _chosen(self, components)])
 
 
-def unload_lora_weights(self: "DiffusionPipeline") -> None:
+def unload_lora_weights(self: Any) -> None:
     """Forget all adapters: the very tensors that were there before return. What is fused stays until `unfuse_lora`."""
     networks = [network for _, network in _networks(self)]
     merge([(network, adapters_of(network).drop(_loaded(network)).enable(True)) for network in networks])
 
 
-def fused_loras(self: "DiffusionPipeline") -> set[str]:
+def fused_loras(self: Any) -> set[str]:
     """Names of the fused adapters."""
     return {name for _, network in _networks(self) for name in adapters_of(network).fused}
 
 
-def num_fused_loras(self: "DiffusionPipeline") -> int:
+def num_fused_loras(self: Any) -> int:
     """How many adapters are fused."""
     return len(fused_loras(self))
 
@@ -226,7 +229,7 @@ def scale_of(argument: str, given: Any) -> float | None:
 
 
 @contextmanager
-def at_scale(self: "DiffusionPipeline", scale: float | None, components: Sequence[str] | None = None) -> Generator[None]:
+def at_scale(self: Any, scale: float | None, components: Sequence[str] | None = None) -> Generator[None]:
     """Have the active adapters count `scale` times as much for a while; None is 1.
 
     Where none is active this changes nothing, which is said (W-LORA-NONE).
@@ -240,7 +243,7 @@ def at_scale(self: "DiffusionPipeline", scale: float | None, components: Sequenc
         yield
 
 
-def note_scale(self: "DiffusionPipeline", scale: float | None) -> None:
+def note_scale(self: Any, scale: float | None) -> None:
     """Say that a scale changes nothing where no adapter acts that it could act on (W-LORA-NONE)."""
     if scale is not None and scale != 1 and not any(adapters_of(network).acts for _, network in _networks(self)):
         self._say(
@@ -252,7 +255,7 @@ def note_scale(self: "DiffusionPipeline", scale: float | None) -> None:
 # --------------------------------------------------------------------------------------------- details
 
 
-def _networks(pipeline: "DiffusionPipeline") -> list[tuple[str, Any]]:
+def _networks(pipeline: Any) -> list[tuple[str, Any]]:
     """The networks that can have adapters, as far as the pipeline has them."""
     found = [(name, getattr(pipeline, name, None)) for name in pipeline._lora_loadable_modules]
     return [(name, network) for name, network in found if network is not None]
@@ -270,7 +273,7 @@ def _free(taken: set[str]) -> str:
     return next(name for i in range(len(taken) + 1) if (name := f"default_{i}") not in taken)
 
 
-def _check_names(pipeline: "DiffusionPipeline", names: Sequence[str]) -> None:
+def _check_names(pipeline: Any, names: Sequence[str]) -> None:
     loaded = dict.fromkeys(name for _, network in _networks(pipeline) for name in _loaded(network))
     unknown = [name for name in names if name not in loaded]
     if unknown or len(set(names)) != len(names):
@@ -282,7 +285,7 @@ def _check_names(pipeline: "DiffusionPipeline", names: Sequence[str]) -> None:
         )
 
 
-def _check_components(pipeline: "DiffusionPipeline", names: Iterable[str], present: Iterable[str]) -> None:
+def _check_components(pipeline: Any, names: Iterable[str], present: Iterable[str]) -> None:
     present = set(present)
     for name in names:
         if name not in present:
@@ -294,7 +297,7 @@ def _check_components(pipeline: "DiffusionPipeline", names: Iterable[str], prese
             )
 
 
-def _chosen(pipeline: "DiffusionPipeline", components: Sequence[str] | None) -> list[Any]:
+def _chosen(pipeline: Any, components: Sequence[str] | None) -> list[Any]:
     networks = dict(_networks(pipeline))
     _check_components(pipeline, components or (), networks)
     return [network for name, network in networks.items() if components is None or name in components]

@@ -18,12 +18,11 @@ TEXT = "cond_stage_model.transformer.text_model."
 """What the text encoder's names begin with there."""
 
 DROP = (
-    r"model_ema\..*",  # averages of the training
     r"(alphas|betas|log_one_minus|posterior|sqrt)\w*",  # tables of the noise schedule
     r"(logvar|scale_factor|model_sigmas|denoiser\.\w+)",
     r"(v_pred|ztsnr)",  # empty: they say how the model was trained, see `prediction`
     r"(first_stage_model\.)?loss\..*",  # the critic of the autoencoder's training
-    r"(first_stage_model\.)?(model_ema|discriminator)\..*",
+    r"(first_stage_model\.)?(model_ema|discriminator)\..*",  # averages of the training
     r"(cond_stage_model\.)?(transformer\.)?(vision_model|visual_projection)\..*",  # the image half of a whole CLIP
     r"(cond_stage_model\.)?(transformer\.)?(logit_scale|text_projection(\.weight)?)",
     r"(cond_stage_model\.transformer\.)?(text_model\.)?embeddings\.position_ids",  # 0 to 76, sometimes as float
