@@ -43,6 +43,8 @@ def main(repo: Path, judge_folder: Path, docs: Path) -> None:
         except InputError:
             faces.append(None)
     found = [face is not None for face in faces]
+    if sum(found) < NUM_CANDIDATES:
+        raise SystemExit(f"Only {sum(found)} of {NUM} faces were found.")
     kept = [clip for clip, has in zip(clips, found, strict=True) if has]
     seen = [face for face in faces if face is not None]
     made = filmed(portrait, seen, kept)
