@@ -53,7 +53,7 @@ def _load_once(owner: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def from_pretrained(*args: Any, **options: Any) -> Any:
         if vivant.hub.load.read_file is not read_file:
             return real(*args, **options)
-        key = (*args, *sorted(options.items(), key=str))
+        key = repr((args, sorted(options.items())))
         if key not in LOADED:
             LOADED[key] = real(*args, **options)
         return LOADED[key]

@@ -34,6 +34,7 @@ def pipe():
 def answers(pipe: PIAPipeline) -> dict[str, Tensor]:
     x, ids = tiny_lora.inputs()
     text = tiny.noise(1, tiny.TOKENS, tiny.TEXT_DIM, seed=1)
+    assert pipe.text_encoder is not None
     return {"unet": pipe.unet(x, 500, text).sample, "text": pipe.text_encoder(ids).last_hidden_state}
 
 
@@ -57,8 +58,9 @@ def test_a_layout_changes_networks_as_in_diffusers(pipe, name, tmp_path):
 def test_several_with_weights_count_as_in_diffusers(pipe, name, tmp_path):
     load(pipe, "kohya", tmp_path, "one")
     load(pipe, "converted_motion", tmp_path, "two")
-    if WEIGHTS[name] is not None:
-        pipe.set_adapters(*WEIGHTS[name])
+    weights = WEIGHTS[name]
+    if weights is not None:
+        pipe.set_adapters(*weights)
     for part, ours in answers(pipe).items():
         assert_parity(ours, THEIRS[f"{name}/{part}"])
 

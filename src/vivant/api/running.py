@@ -1,5 +1,6 @@
 """What `Animator` and `Portrait` have in common: where they run, how a run is watched, and what is said of it."""
 
+import operator
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
@@ -77,23 +78,27 @@ def generators(seed: int | Sequence[int]) -> Any:
 
 
 class Digests:
-    """Content hashes of networks; each is hashed once, at the first call that needs it."""
+    """Content hashes of networks; each is hashed at the first call that needs it, and again once it was changed.
+
+    LoRA and learned words exchange parameters, so other parameters mean other content.
+    """
 
     def __init__(self):
-        self._known: dict[str, tuple[torch.nn.Module, torch.dtype, str]] = {}
+        self._known: dict[str, tuple[list[torch.nn.Parameter], torch.dtype, str]] = {}
 
     def of(self, pipeline: DiffusionPipeline, names: Sequence[str]) -> dict[str, str]:
         """The hashes of components."""
         for name in names:
             part = getattr(pipeline, name)
             known, release = self._known.get(name), pipeline.memory.residency != "resident"
-            if known is None or known[0] is not part or known[1] != part.dtype:
-                self._known[name] = (
-                    part,
-                    part.dtype,
-                    weights_digest(part, release),
-                )
+            held = list(part.parameters())
+            if known is None or known[1] != part.dtype or not _are(known[0], held):
+                self._known[name] = (held, part.dtype, weights_digest(part, release))
         return {name: self._known[name][2] for name in names}
+
+
+def _are(known: Sequence[object], held: Sequence[object]) -> bool:
+    return len(known) == len(held) and all(map(operator.is_, known, held))
 
 
 def watching(
