@@ -30,8 +30,8 @@ LAYERS = (
 )
 SIBLINGS = ("consisid", "pia")
 RUN_TIME = {
-    *("PIL", "av", "einops", "huggingface_hub", "jaxtyping", "numpy", "rich", "safetensors", "torch", "transformers"),
-    *("typer", "vivant", "yaml"),
+    *("PIL", "av", "einops", "huggingface_hub", "jaxtyping", "numpy", "rich", "safetensors", "sentencepiece", "torch"),
+    *("transformers", "typer", "vivant", "yaml"),
 }
 OPTIONAL = {"cv2", "pillow_heif", "onnxruntime", "tokenizers"}  # imported in the function that needs them
 DEVICES_ALLOWED = {"vivant.attention", "vivant.placement", "vivant.placement.layers"}

@@ -13,15 +13,20 @@ class Kind(StrEnum):
     """What can be trained."""
 
     VAE = "vae"
+    VIDEO_VAE = "video-vae"
     BASE = "base"
     STYLE = "style"
     PIA = "pia"
+    CONSISID = "consisid"
 
 
 def train(
     kind: Annotated[
         Kind,
-        Argument(help="What to train: an autoencoder, a text-to-image base, its style, or PIA's motion."),
+        Argument(
+            help="What to train: an autoencoder of pictures or of videos, a text-to-image base, its style, PIA's "
+            "motion, or ConsisID."
+        ),
     ],
     config: Annotated[Path, Option(help="The recipe, a TOML file; see docs/training.md.")],
     output: Annotated[Path, Option("--output", "-o", help="Folder of the run: checkpoints, log, samples, result.")],

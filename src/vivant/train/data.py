@@ -10,18 +10,20 @@ import numpy as np
 
 from vivant.errors import InputError
 from vivant.media.still import read_still
+from vivant.pocket.avatars import AvatarClips
 from vivant.pocket.world import STYLES, DrawnClips, Style
 from vivant.train.samples import Source
 from vivant.train.sources import FILMS, PICTURES, Films, Pictures, in_folder, in_webvid
 
-Kind = Literal["drawn", "films", "webvid", "pictures"]
+Kind = Literal["drawn", "avatars", "films", "webvid", "pictures"]
 
 
 _UNREAD: dict[str, tuple[str, ...]] = {
-    "drawn": ("table", "caption", "stride", "part", "flip", "leave_out_short"),
-    "films": ("table", "num", "style", "photos", "part"),
-    "webvid": ("caption", "num", "style", "photos", "part"),
-    "pictures": ("table", "num_frames", "stride", "num", "style", "photos", "flip", "leave_out_short"),
+    "drawn": ("table", "caption", "stride", "part", "flip", "leave_out_short", "crosses"),
+    "avatars": ("folder", "table", "caption", "stride", "style", "photos", "part", "flip", "leave_out_short"),
+    "films": ("table", "num", "style", "photos", "part", "crosses"),
+    "webvid": ("caption", "num", "style", "photos", "part", "crosses"),
+    "pictures": ("table", "num_frames", "stride", "num", "style", "photos", "flip", "leave_out_short", "crosses"),
 }
 """Fields that mean nothing to a kind; giving them is a mistake, and is said."""
 
@@ -31,8 +33,8 @@ class Data:
     """One source of clips.
 
     Attributes:
-        kind: ``"drawn"`` scenes; ``"films"`` or ``"pictures"`` of a folder with captions beside them; ``"webvid"``, a
-            csv and a folder of films.
+        kind: ``"drawn"`` scenes; ``"avatars"``, drawn people; ``"films"`` or ``"pictures"`` of a folder with captions
+            beside them; ``"webvid"``, a csv and a folder of films.
         folder: of films, pictures, or the photos of drawn camera moves; relative to the recipe.
         table: the csv of webvid.
         caption: one for all files of the folder, in place of texts beside them.
@@ -45,6 +47,7 @@ class Data:
         part: smallest part of a picture's side that a crop shows.
         flip: mirror half of the films; wrong where captions say left and right.
         leave_out_short: leave films out that are too short, rather than refuse.
+        crosses: part of the avatars' clips whose picture of the face is another one than a frame of the clip.
         repeat: how often the source counts beside the others.
     """
 
@@ -61,6 +64,7 @@ class Data:
     part: float = 0.5
     flip: bool = False
     leave_out_short: bool = False
+    crosses: float = 0.5
     repeat: int = 1
 
     def __post_init__(self):
@@ -77,10 +81,12 @@ class Data:
         if self.kind == "drawn" and (self.folder is None) != (self.photos == 0):
             what = "photos say how much of the drawn clips is of the photos in folder"
             raise InputError("E-TRAIN-SETTING", "Of folder and photos only one is given.", f"{what}.", "Give both.")
-        needs = {"films": ("folder",), "pictures": ("folder",), "webvid": ("folder", "table"), "drawn": ()}[self.kind]
-        for name in needs:
+        needs = {"films": ("folder",), "pictures": ("folder",), "webvid": ("folder", "table")}
+        for name in needs.get(self.kind, ()):
             if getattr(self, name) is None:
                 raise InputError("E-TRAIN-SETTING", f"Data of the kind {self.kind} needs {name}.")
+        if self.kind == "avatars" and self.size[0] != self.size[1]:
+            raise InputError("E-TRAIN-SETTING", f"size is {self.size}; avatars are drawn in squares.")
 
 
 @dataclass(frozen=True)
@@ -106,6 +112,8 @@ class Mixed:
 
 def open_source(data: Data) -> Source:
     """The clips that a table describes."""
+    if data.kind == "avatars":
+        return AvatarClips(data.num, data.num_frames, data.size[0], crosses=data.crosses)
     if data.kind == "drawn":
         files = in_folder(data.folder, PICTURES, "") if data.folder else []
         photos = [np.asarray(read_still(path).image) for path, _ in files]

@@ -65,12 +65,8 @@ class Latents:
 
     def read(self, index: int, rng: np.random.Generator) -> Encoded:
         """Clip `index`; nothing is random about it."""
-        shard, place = divmod(index, SHARD)
-        tensors, captions = _opened(self.folder / _name(shard))
-        mean, deviation, pairs = (
-            tensors.get_slice(name)[place].float() for name in ("mean", "deviation", "differences")
-        )
-        return Encoded(mean, deviation, pairs, captions[place])
+        tensors, caption = read_stored(self.folder, index)
+        return Encoded(**tensors, caption=caption)
 
     def captions(self) -> list[str]:
         """Of every clip."""
@@ -145,6 +141,38 @@ def encode(
     Raises:
         InputError: E-TRAIN-LATENTS for a folder of another data set.
     """
+    frozen = copy.deepcopy(vae).to(dtype=dtype)
+
+    def encoded(group: Sequence[_Clip]) -> dict[str, Tensor]:
+        together = max(1, PIXELS // group[0].pixels[..., 0].size)
+        pixels = [np.stack([clip.pixels for clip in group[i : i + together]]) for i in range(0, len(group), together)]
+        parts = [_encoded(frozen, part) for part in pixels]
+        tensors = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        return {**tensors, "differences": torch.from_numpy(np.stack([clip.differences for clip in group]))}
+
+    store(source, folder, what, _picked, encoded, seed=seed, on_clip=on_clip)
+    return Latents(folder, len(source))
+
+
+def store(
+    source: Source,
+    folder: Path,
+    what: Mapping[str, Any],
+    pick: Callable[[Any], Any],
+    encoded: Callable[[Sequence[Any]], dict[str, Tensor]],
+    *,
+    seed: int = 0,
+    on_clip: Callable[[int, int], None] = lambda done, total: None,
+) -> None:
+    """Write what is made of every clip of a source, `SHARD` clips a file; what is there already is kept.
+
+    Args:
+        pick: from a clip to what is encoded, which has a caption; runs in the reading processes.
+        encoded: from a group of those to tensors with the clips along their first axis.
+
+    Raises:
+        InputError: E-TRAIN-LATENTS for a folder of another data set.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     described = {"num": len(source), "seed": seed, "what": json.loads(json.dumps(what, default=str))}
     note = folder / "latents.json"
@@ -157,21 +185,23 @@ def encode(
         )
     dump_json(described, note)
     missing = [i for i in range(len(source)) if not (folder / _name(i // SHARD)).is_file()]
-    read = DataLoader(_Read(source, seed, missing), batch_size=None, num_workers=WORKERS, collate_fn=_as_it_is)
-    clips, frozen = iter(read), copy.deepcopy(vae).to(dtype=dtype)
+    read = DataLoader(_Read(source, seed, missing, pick), batch_size=None, num_workers=WORKERS, collate_fn=_as_it_is)
+    clips = iter(read)
     for shard in sorted({i // SHARD for i in missing}):
         first, last = shard * SHARD, min(len(source), (shard + 1) * SHARD)
         group = list(islice(clips, last - first))
-        together = max(1, PIXELS // group[0].pixels[..., 0].size)
-        pixels = [np.stack([clip.pixels for clip in group[i : i + together]]) for i in range(0, len(group), together)]
-        parts = [_encoded(frozen, part) for part in pixels]
-        tensors = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-        tensors["differences"] = torch.from_numpy(np.stack([clip.differences for clip in group]))
-        captions = json.dumps([clip.caption for clip in group])
+        tensors, captions = encoded(group), json.dumps([clip.caption for clip in group])
         with replacing(folder / _name(shard), overwrite=False) as temporary:
             save_file(tensors, temporary, metadata={"captions": captions})
         on_clip(last, len(source))
-    return Latents(folder, len(source))
+
+
+def read_stored(folder: Path, index: int) -> tuple[dict[str, Tensor], str]:
+    """Everything that was stored of a clip, floating point numbers in float32, and its caption."""
+    shard, place = divmod(index, SHARD)
+    tensors, captions = _opened(folder / _name(shard))
+    values = {name: tensors.get_slice(name)[place] for name in tensors.keys()}  # noqa: SIM118, no mapping
+    return {name: v.float() if v.is_floating_point() else v for name, v in values.items()}, captions[place]
 
 
 class _Clip(NamedTuple):
@@ -181,20 +211,24 @@ class _Clip(NamedTuple):
 
 
 @dataclass(frozen=True)
-class _Read(Dataset[_Clip]):
+class _Read(Dataset[Any]):
     """Clips of a source as torch's reading processes see them."""
 
     source: Source
     seed: int
     indices: Sequence[int]
+    pick: Callable[[Any], Any]
 
     def __len__(self) -> int:
         return len(self.indices)
 
-    def __getitem__(self, place: int) -> _Clip:
+    def __getitem__(self, place: int) -> Any:
         i = self.indices[place]
-        clip = self.source.read(i, numpy_rng(self.seed, i))
-        return _Clip(clip.pixels, differences(clip.pixels), clip.caption)
+        return self.pick(self.source.read(i, numpy_rng(self.seed, i)))
+
+
+def _picked(clip: Any) -> _Clip:
+    return _Clip(clip.pixels, differences(clip.pixels), clip.caption)
 
 
 def _as_it_is(clip: Any) -> Any:

@@ -15,6 +15,7 @@ Paths are relative to the recipe. A key that nothing reads is refused by name.
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,28 +25,37 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vivant.config import dump_json, load_json, read
+from vivant.consisid.transformer import ConsisIDTransformer3DModel
 from vivant.errors import InputError
+from vivant.faces.antelope import RECOGNISER
+from vivant.faces.encoders import ANTELOPE, FOLDER, Encoders
 from vivant.hub.digest import weights_digest
 from vivant.pia.motion import MotionAdapter
 from vivant.pia.unet import UNet2DConditionModel
+from vivant.text import t5
 from vivant.text.clip import load_text_encoder, load_tokenizer
 from vivant.train import loop
 from vivant.train.affinity import differences, statistics
 from vivant.train.base import BaseLoss, BaseTask, Repository
+from vivant.train.consisid import ConsisidLoss, ConsisidTask, check_fits, new_transformer, shown_of
+from vivant.train.consisid import Repository as PeopleRepository
 from vivant.train.data import Data, open_all
 from vivant.train.diffusion import Noise
 from vivant.train.latents import encode, repeated
 from vivant.train.lora import Rank
+from vivant.train.people import Seen, encode_people
 from vivant.train.pia import PiaLoss, PiaTask, new_adapter
 from vivant.train.processes import Processes, joined
 from vivant.train.samples import Source, numpy_rng
 from vivant.train.settings import Settings
-from vivant.train.text import new_text_encoder, train_tokenizer
+from vivant.train.text import new_t5, new_text_encoder, train_t5_tokenizer, train_tokenizer
 from vivant.train.vae import VaeLoss, VaeTask, to_unit
+from vivant.train.video_vae import VideoVaeLoss, VideoVaeTask
 from vivant.vae.image import AutoencoderKL
+from vivant.vae.video import AutoencoderKLCogVideoX
 
 T = TypeVar("T")
-KINDS = ("vae", "base", "style", "pia")
+KINDS = ("vae", "video-vae", "base", "style", "pia", "consisid")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,20 +63,22 @@ class Model:
     """What is trained, and from what it starts.
 
     Attributes:
-        start: folder to begin with: an autoencoder for `vae`, a repository for `style` and `pia`.
+        start: folder to begin with: an autoencoder for `vae`, a repository for `style`, `pia` and `consisid`.
         adapter: for `pia`, motion modules to begin with; new ones if not given.
-        vae: for `base`, the folder of its autoencoder.
-        config: fields of `config.json` of what is new: the autoencoder, the UNet, the motion adapter.
-        text: fields of `config.json` of a new text encoder, for `base`.
+        vae: for `base` and `consisid`, the folder of its autoencoder.
+        config: fields of `config.json` of what is new: the autoencoder, the UNet, the motion adapter, the transformer.
+        text: fields of `config.json` of a new text encoder, for `base` and `consisid`.
         rank: for `style`, train a low-rank change of this rank instead of the whole.
         alpha: its scale times its rank.
-        latents: folder that gets the data set encoded once; without it `base`, `style` and `pia` encode at every step.
+        faces: for `consisid`, the folder that holds `face_encoder`.
+        latents: folder that gets the data set encoded once; without it all but the autoencoders encode at every step.
         often: with `latents`, phrases of captions and how often clips with them count; others count once.
     """
 
     start: Path | None = None
     adapter: Path | None = None
     vae: Path | None = None
+    faces: Path | None = None
     config: Mapping[str, Any] = field(default_factory=dict)
     text: Mapping[str, Any] = field(default_factory=dict)
     rank: int | None = None
@@ -126,11 +138,18 @@ def read_recipe(kind: str, path: Path, *, steps: int | None = None) -> Recipe:
         raise InputError(
             "E-TRAIN-RECIPE", f"{path} has the table [{strange[0]}].", f"Known are {', '.join(sorted(known))}."
         )
-    loss_class = {"vae": VaeLoss, "base": BaseLoss, "style": BaseLoss, "pia": PiaLoss}[kind]
+    loss_class = {
+        "vae": VaeLoss,
+        "video-vae": VideoVaeLoss,
+        "base": BaseLoss,
+        "style": BaseLoss,
+        "pia": PiaLoss,
+        "consisid": ConsisidLoss,
+    }[kind]
     loss = dict(raw.get("loss", {}))
     if kind == "style":
         loss.setdefault("train_text", False)
-    if kind != "vae":
+    if kind in ("base", "style", "pia"):
         loss["noise"] = _table(Noise, loss.get("noise", {}), path)
     training = {**raw.get("training", {}), **({} if steps is None else {"steps": steps})}
     tables = raw.get("data", [])
@@ -160,12 +179,21 @@ def _table(cls: type[T], raw: Any, path: Path) -> T:
         raise InputError("E-TRAIN-RECIPE", f"{path}, {cls.__name__}: {error}.", "", "See docs/training.md.") from None
 
 
-_NEEDS = {"vae": (), "base": ("vae", "config", "text"), "style": ("start",), "pia": ("start",)}
+_NEEDS = {
+    "vae": (),
+    "video-vae": (),
+    "base": ("vae", "config", "text"),
+    "style": ("start",),
+    "pia": ("start",),
+    "consisid": (),
+}
 _READS = {
     "vae": {"start", "config"},
+    "video-vae": {"start", "config"},
     "base": {"vae", "config", "text", "latents", "often"},
     "style": {"start", "rank", "alpha", "latents", "often"},
     "pia": {"start", "adapter", "config", "latents", "often"},
+    "consisid": {"start", "vae", "faces", "config", "text", "latents"},
 }
 
 
@@ -178,7 +206,7 @@ def _checked(recipe: Recipe, path: Path) -> Recipe:
         raise InputError(
             "E-TRAIN-RECIPE", f"[model] of {path} {what}.", "", f"It reads {', '.join(sorted(_READS[recipe.kind]))}."
         )
-    if recipe.kind == "vae" and bool(recipe.model.start) == bool(recipe.model.config):
+    if recipe.kind in ("vae", "video-vae") and bool(recipe.model.start) == bool(recipe.model.config):
         raise InputError("E-TRAIN-RECIPE", f"[model] of {path} needs either start or config.")
     if recipe.model.alpha is not None and recipe.model.rank is None:
         raise InputError("E-TRAIN-RECIPE", f"[model] of {path} has alpha and no rank.")
@@ -188,12 +216,30 @@ def _checked(recipe: Recipe, path: Path) -> Recipe:
         raise InputError("E-TRAIN-RECIPE", f"[model.often] of {path} has a number that is not 0, 1, 2, ….")
     if recipe.shown.prompts and recipe.kind not in ("base", "style"):
         raise InputError("E-TRAIN-RECIPE", f"[samples] of {path} has prompts, which {recipe.kind} does not read.")
-    for name in ("size", "num_frames") if recipe.kind == "pia" else ("size",):
+    films = ("video-vae", "pia", "consisid")
+    for name in ("size", "num_frames") if recipe.kind in films else ("size",):
         if len({getattr(data, name) for data in recipe.data}) > 1:
             raise InputError("E-TRAIN-RECIPE", f"The tables [[data]] of {path} differ in {name}.")
+    if recipe.kind == "consisid":
+        _check_people(recipe, path)
     if recipe.kind == "pia":
         recipe.loss.check_window(recipe.data[0].num_frames)
     return recipe
+
+
+def _check_people(recipe: Recipe, path: Path) -> None:
+    """What ConsisID is learnt from, and of what it is made."""
+    if other := [data.kind for data in recipe.data if data.kind != "avatars"]:
+        raise InputError(
+            "E-TRAIN-RECIPE",
+            f"{path} names data of the kind {other[0]}, and consisid learns from avatars.",
+            "A clip needs its person's face in another picture, and where the face is in every frame.",
+            'Set kind = "avatars".',
+        )
+    new = ("vae", "faces", "config", "text")
+    given = [name for name in new if getattr(recipe.model, name)]
+    if len(given) != (0 if recipe.model.start else len(new)):
+        raise InputError("E-TRAIN-RECIPE", f"[model] of {path} needs either start or {', '.join(new)}.")
 
 
 def run(
@@ -238,6 +284,18 @@ def _vae(recipe: Recipe, folder: Path, processes: Processes, say: Callable[[str]
     settings = recipe.settings
     shown = _pictures(source, recipe.shown.num)
     return VaeTask(vae, recipe.loss, shown, gradient_checkpointing=settings.gradient_checkpointing), source
+
+
+def _video_vae(
+    recipe: Recipe, folder: Path, processes: Processes, say: Callable[[str], None]
+) -> tuple[VideoVaeTask, Source]:
+    model, source = recipe.model, open_all(recipe.data)
+    cls = AutoencoderKLCogVideoX
+    vae = cls.from_pretrained(model.start) if model.start else cls(**model.config)
+    clips = [source.read(i, numpy_rng(1, i)).pixels for i in range(min(recipe.shown.num, len(source)))]
+    shown = torch.from_numpy(np.stack(clips))
+    checkpointing = recipe.settings.gradient_checkpointing
+    return VideoVaeTask(vae, recipe.loss, shown, gradient_checkpointing=checkpointing), source
 
 
 def _base(recipe: Recipe, folder: Path, processes: Processes, say: Callable[[str], None]) -> tuple[BaseTask, Source]:
@@ -298,7 +356,56 @@ def _pia(recipe: Recipe, folder: Path, processes: Processes, say: Callable[[str]
     return task, source
 
 
-_BUILD: Mapping[str, Callable[..., tuple[Any, Source]]] = {"vae": _vae, "base": _base, "style": _style, "pia": _pia}
+def _consisid(
+    recipe: Recipe, folder: Path, processes: Processes, say: Callable[[str], None]
+) -> tuple[ConsisidTask, Source]:
+    model, source = recipe.model, open_all(recipe.data)
+    if model.start:
+        parts = open_consisid(model.start)
+    else:
+        assert model.vae is not None
+        assert model.faces is not None
+        transformer = new_transformer(**model.config)
+        length = transformer.settings.max_text_seq_length
+        if not (folder / "tokenizer" / "spiece.model").is_file() and processes.leads:
+            say("Learning a vocabulary from the captions.")
+            captions = [source.read(i, numpy_rng(3, i)).caption for i in range(min(len(source), CAPTIONS))]
+            train_t5_tokenizer(captions, folder / "tokenizer", length)
+        processes.wait()
+        tokenizer = t5.load_tokenizer(folder / "tokenizer")
+        encoders = Encoders.from_pretrained(model.faces, local_files_only=True)
+        vae = AutoencoderKLCogVideoX.from_pretrained(model.vae)
+        encoder = new_t5(tokenizer, transformer.settings.text_embed_dim, **model.text)
+        parts = PeopleRepository(Seen(vae, encoders), encoder, tokenizer, transformer, model.faces)
+    shown = [shown_of(parts.seen, source.read(i, numpy_rng(1, i))) for i in range(recipe.shown.num)]
+    num_frames, checkpointing = recipe.data[0].num_frames, recipe.settings.gradient_checkpointing
+    check_fits(parts, shown_of(parts.seen, source.read(0, numpy_rng(1, 0))).face, recipe.data[0].size, num_frames)
+    if model.latents is not None:
+        what = {
+            "data": recipe.text["data"],
+            "vae": weights_digest(parts.seen.vae),
+            "faces": weights_digest(parts.seen.encoders.vision),
+            "recogniser": sha256((parts.faces / FOLDER / ANTELOPE / RECOGNISER).read_bytes()).hexdigest(),
+        }
+        if processes.leads:
+            say(f"Encoding {len(source)} clips once.")
+            encode_people(source, parts.seen, model.latents, what)
+        processes.wait()
+        source = encode_people(source, parts.seen, model.latents, what)  # finds all files there
+    return ConsisidTask(parts, recipe.loss, shown, num_frames, gradient_checkpointing=checkpointing), source
+
+
+CAPTIONS = 300
+"""Captions that a vocabulary is learnt from."""
+
+_BUILD: Mapping[str, Callable[..., tuple[Any, Source]]] = {
+    "vae": _vae,
+    "video-vae": _video_vae,
+    "base": _base,
+    "style": _style,
+    "pia": _pia,
+    "consisid": _consisid,
+}
 
 STATISTICS_CLIPS = 2000
 """Clips from which the largest differences of a data set are taken."""
@@ -344,6 +451,15 @@ def open_repository(folder: Path) -> Repository:
         load_tokenizer(folder / "tokenizer"),
         UNet2DConditionModel.from_pretrained(folder, subfolder="unet"),
     )
+
+
+def open_consisid(folder: Path) -> PeopleRepository:
+    """The components of a ConsisID in float32."""
+    transformer = ConsisIDTransformer3DModel.from_pretrained(folder, subfolder="transformer")
+    vae = AutoencoderKLCogVideoX.from_pretrained(folder, subfolder="vae")
+    seen = Seen(vae.float(), Encoders.from_pretrained(folder, local_files_only=True))
+    encoder, tokenizer = t5.load_text_encoder(folder / "text_encoder"), t5.load_tokenizer(folder / "tokenizer")
+    return PeopleRepository(seen, encoder.float(), tokenizer, transformer.float(), folder)
 
 
 def _pictures(source: Source, num: int) -> Float[Tensor, "k 3 h w"]:

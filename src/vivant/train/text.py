@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from vivant.text.clip import load_tokenizer, save_tokenizer
 
 if TYPE_CHECKING:
-    from transformers import CLIPTextModel, PreTrainedTokenizerBase
+    from transformers import CLIPTextModel, PreTrainedTokenizerBase, T5EncoderModel
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
@@ -138,3 +138,41 @@ def new_text_encoder(tokenizer: "PreTrainedTokenizerBase", **config: Any) -> "CL
     }
     fields: dict[str, Any] = {**config, "vocab_size": len(tokenizer), **marks}
     return CLIPTextModel(CLIPTextConfig(**fields)).eval()
+
+
+def train_t5_tokenizer(captions: Iterable[str], folder: Path, length: int, num_tokens: int = 400) -> None:
+    """A vocabulary of captions in T5's format, `spiece.model` and its settings.
+
+    Args:
+        captions: text to learn from.
+        folder: gets the files.
+        length: most tokens of a prompt.
+        num_tokens: size of the vocabulary, at most; fewer if the captions have no more pieces.
+    """
+    import sentencepiece
+
+    folder.mkdir(parents=True, exist_ok=True)
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(captions),
+        model_prefix=str(folder / "spiece"),
+        model_type="bpe",  # T5's own kind, unigram, finds no whole words in few captions
+        vocab_size=num_tokens,
+        hard_vocab_limit=False,
+        byte_fallback=False,
+        pad_id=0,
+        eos_id=1,
+        unk_id=2,
+        bos_id=-1,
+        minloglevel=2,
+    )
+    (folder / "spiece.vocab").unlink()
+    settings = {"tokenizer_class": "T5Tokenizer", "model_max_length": length, "extra_ids": 0}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
+
+
+def new_t5(tokenizer: "PreTrainedTokenizerBase", num_channels: int, **config: Any) -> "T5EncoderModel":
+    """A text encoder with random weights; `config` holds further fields of T5's `config.json`."""
+    from transformers import T5Config, T5EncoderModel
+
+    fields: dict[str, Any] = {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False, **config}
+    return T5EncoderModel(T5Config(**fields, d_model=num_channels, vocab_size=len(tokenizer), dropout_rate=0.0)).eval()

@@ -55,13 +55,20 @@ SHADOW = 0.16  # how soft it is; both in the world's unit
 
 def paint_ground(scene: Scene, x: Field, y: Field, density: Density) -> Picture:
     """A picture of the ground alone, at the points x, y of the world."""
-    base, *strengths = STRENGTHS[scene.ground]
+    return paint_plain(scene.ground, scene.tone, scene.phase, x, y, density)
+
+
+def paint_plain(
+    ground: Ground, tone: Tone, phase: tuple[float, float], x: Field, y: Field, density: Density
+) -> Picture:
+    """The same without a scene."""
+    base, *strengths = STRENGTHS[ground]
     # A little paler at the top.
     slope = np.clip(0.5 + 0.5 * y, -0.3, 1.3)
-    picture = fill(slope, _ramp(scene.tone, base - 0.1), _ramp(scene.tone, base + 0.08))
-    for distance, strength in zip(layers(scene.ground, x, y, scene.phase), strengths, strict=True):
-        cover(picture, 0.12 * fading(distance, 0.12), NIGHTS[scene.tone])
-        cover(picture, coverage(distance, density), _ramp(scene.tone, strength))
+    picture = fill(slope, _ramp(tone, base - 0.1), _ramp(tone, base + 0.08))
+    for distance, strength in zip(layers(ground, x, y, phase), strengths, strict=True):
+        cover(picture, 0.12 * fading(distance, 0.12), NIGHTS[tone])
+        cover(picture, coverage(distance, density), _ramp(tone, strength))
     return picture
 
 
