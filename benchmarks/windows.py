@@ -25,11 +25,12 @@ from vivant.evaluate.seams import OPPOSITE, borders, changes, unusual, went
 from vivant.pia.windows import Windows
 
 FRAMES, STEPS, TURN = 64, 10, (24, 40)
-CUT = Windows()
+LENGTH = pocket.SETTINGS["num_frames"]  # what its motion was trained with
+CUT = Windows(LENGTH)
 CUTS: Mapping[str, Windows] = {
-    "pyramid, fresh noise": Windows(),
-    "pyramid, FreeNoise": Windows(noise="freenoise"),
-    "uniform, fresh noise": Windows(weights="uniform"),
+    "pyramid, fresh noise": CUT,
+    "pyramid, FreeNoise": Windows(LENGTH, noise="freenoise"),
+    "uniform, fresh noise": Windows(LENGTH, weights="uniform"),
 }
 
 
@@ -85,7 +86,14 @@ def main(num: int) -> None:
     cases = drawn("paper", DIRECTIONS, num, tag=2)
     opposite = [case.prompt.replace(f"moving {case.move}", f"moving {OPPOSITE[case.move]}") for case in cases]
     travel = {TURN[0]: [case.prompt for case in cases], TURN[1]: opposite}
-    settings = {"clips": num, "frames": FRAMES, "steps": STEPS, "motion": "animate:large", "turn": list(TURN)}
+    settings = {
+        "clips": num,
+        "frames": FRAMES,
+        "window": LENGTH,
+        "steps": STEPS,
+        "motion": "animate:large",
+        "turn": list(TURN),
+    }
     result: dict[str, Any] = {"settings": settings, "seams": {}, "travel": {}}
 
     def note(kind: str, name: str, value: dict[str, Any], start: float) -> None:

@@ -67,7 +67,7 @@ def check_travel(request: PIARequest, embeds: Tensor | None) -> None:
 def frames_of(keyframes: Mapping[int, Any] | None) -> tuple[int, ...]:
     """The frames that pictures are given for, in rising order (E-KEYFRAME)."""
     frames = tuple(keyframes) if isinstance(keyframes, Mapping) else keyframes
-    if frames is None or frames == []:  # a recipe without keyframes holds an empty list
+    if frames is None:
         return ()
     if not isinstance(frames, tuple) or not all(type(as_python(frame)) is int for frame in frames):
         raise InputError(
