@@ -189,7 +189,7 @@ class PIARequest(_Request):
             raise InputError("E-FIT", f"fit is {self.fit!r}.", "", f"Choose one of {', '.join(FITS)}.")
         check_syntax(self.prompt_syntax)
         object.__setattr__(self, "motion", parse(self.motion))
-        if not isinstance(self.keyframes, list | tuple):
+        if not isinstance(self.keyframes, list | tuple) or not all(type(as_python(i)) is int for i in self.keyframes):
             raise InputError("E-KEYFRAME", f"keyframes is {self.keyframes!r}.", "", "Give a list of frames.")
         curve(self.motion, self.num_frames, self.cond_frame, self.keyframes)
         object.__setattr__(self, "keyframes", tuple(sorted(self.keyframes)))

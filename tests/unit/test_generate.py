@@ -29,7 +29,7 @@ from vivant.vae.image import DiagonalGaussian
 SAME = Tolerance(peak=1e-5, l2=1e-5)
 # Those of CogVideoX do not take PIA's noise schedule.
 SOLVERS = sorted(name for name in schedulers.SCHEDULERS if not name.startswith("CogVideoX"))
-DRAWING = {"DDPMScheduler", "EulerAncestralDiscreteScheduler", "LCMScheduler"}
+DRAWING = {"DDPMScheduler", "DPMSolver2SAncestralScheduler", "EulerAncestralDiscreteScheduler", "LCMScheduler"}
 BIG = {"num_frames": 8, "height": 128, "width": 192}
 
 

@@ -8,7 +8,10 @@ import pytest
 import torch
 
 from tiny import noise
+from vivant.api.running import recorded
+from vivant.cli.recipes import scheduler_of
 from vivant.errors import InputError
+from vivant.media.recipe import decode_recipe, encode_recipe
 from vivant.schedulers import SCHEDULERS, DDIMScheduler, EulerDiscreteScheduler, PNDMScheduler
 from vivant.schedulers.names import MODEL_FIELDS, NEAREST, SAMPLERS, named, names
 
@@ -144,3 +147,12 @@ def test_the_model_keeps_its_noise_schedule_also_where_that_is_a_default():
     assert (bare.config.beta_start, bare.config.beta_schedule) == (0.0001, "linear")
     assert named("LCM", {}).config.beta_start == 0.00085
     assert isinstance(named("PLMS", {"_class_name": "KDPM2DiscreteScheduler", **SD15}), PNDMScheduler)
+
+
+@pytest.mark.parametrize("name", names())
+def test_every_sampler_can_be_recorded_and_is_read_back(name: str):
+    made = named(name, DDIMScheduler(beta_schedule="linear").config)
+    text = encode_recipe({"vivant": 1, "scheduler": recorded(made)})
+    again = scheduler_of(decode_recipe(text.encode(), "a recipe")["scheduler"])
+    assert type(again) is type(made)
+    assert again.solver == made.solver

@@ -6,6 +6,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from importlib.metadata import version
+from math import inf
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from vivant.pipelines.consisid.pipeline_consisid import ConsisIDPipeline
 from vivant.pipelines.pia import PIAPipeline
 from vivant.placement import Residency
 from vivant.request import ConsisIDRequest, PIARequest
+from vivant.schedulers import Scheduler
 
 Cancel = Callable[[], bool]
 
@@ -183,9 +185,6 @@ def finished(
         tuple(finding for clip, is_dark in zip(clips, dark, strict=True) for finding in check_clip(clip, is_dark)),
         attention,
     )
-    # What only other schedulers read is in their configurations too, and is nothing to this one.
-    read = {field.name for field in fields(pipeline.scheduler.solver_class)}
-    scheduler = {k: v for k, v in pipeline.scheduler.config.items() if k in read}
     recipe = {
         "vivant": 1,
         "kind": kind,
@@ -194,7 +193,7 @@ def finished(
             **loaded.origins,
             **models,
             "dtype": dtype,
-            "scheduler": {"_class_name": type(pipeline.scheduler).__name__, **scheduler},
+            "scheduler": recorded(pipeline.scheduler),
         },
         "device": device,
         "image": {
@@ -208,6 +207,15 @@ def finished(
         "versions": {"vivant": __version__, **{name: version(name) for name in ("torch", "transformers")}},
     }
     return Result(clips, request.fps, recipe, report)
+
+
+def recorded(scheduler: Scheduler) -> dict[str, Any]:
+    """A scheduler as a recipe holds it: what its solver reads, but for infinite defaults, which JSON lacks."""
+    # What only other schedulers read is in its configuration too, and is nothing to this one.
+    defaults = {field.name: field.default for field in fields(scheduler.solver_class)}
+    read = {name: value for name, value in scheduler.config.items() if name in defaults}
+    kept = {name: value for name, value in read.items() if value not in (inf, -inf) or value != defaults[name]}
+    return {"_class_name": type(scheduler).__name__, **kept}
 
 
 def _known(stills: Sequence[Still]) -> dict[str, Any]:
