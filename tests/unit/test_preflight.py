@@ -52,7 +52,7 @@ def test_a_whole_repository_is_found(repo):
     assert model.traits.size == (48, 80)
     assert model.traits.transformer.sample_frames == 9
     assert type(model.traits.solver).__name__ == "CogVideoXDPM"
-    assert model.origins() == {"model": {"folder": "repo"}, "variant": None}
+    assert model.origins() == {"model": {"folder": "repo"}, "variant": None, "additions": []}
 
 
 def test_the_published_model_takes_identities_of_the_published_shapes(repo):
