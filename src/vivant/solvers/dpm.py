@@ -9,7 +9,7 @@ of the divided differences D0, D1, D2 of the predictions, and of noise.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
-from typing import ClassVar, Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -116,14 +116,7 @@ class DPMSolver:
     add_noise = staticmethod(diffuse)
 
     def __post_init__(self):
-        curve_of(self)  # refuses both
-        if self.algorithm_type == "dpmsolver" and self.final_sigmas_type == "zero":
-            raise InputError(
-                "E-SOLVER-OPTIONS",
-                'algorithm_type="dpmsolver" cannot end on final_sigmas_type="zero".',
-                "It predicts noise, of which nothing is left there.",
-                'Set final_sigmas_type="sigma_min", or use dpmsolver++.',
-            )
+        check_fields(self)
 
     @property
     def signal(self) -> Float[Tensor, " t"]:
@@ -140,35 +133,12 @@ class DPMSolver:
         """The steps of a run."""
         check_choice(num_steps, timesteps, sigmas)
         refuse_custom(self, sigmas=sigmas)
-        told, levels = self._track(num_steps, timesteps)
+        # parity: test_every_option. What is not rounded here is cut off.
+        rounds = bool(self.use_karras_sigmas) and self.beta_schedule != "squaredcos_cap_v2"
+        told, levels = track_of(
+            self, self.signal, num_steps, timesteps, self.timestep_spacing, self.steps_offset, rounds
+        )
         return tuple(self._step(i, int(t), levels) for i, t in enumerate(told))
-
-    def _track(self, num_steps: int | None, timesteps: Numbers | None) -> Track:
-        """Timesteps and levels. Levels along a curve have their nearest timesteps, where several may coincide."""
-        abar = self.signal
-        table = sigma_table(abar)
-        curve = curve_of(self)
-        check_curve(curve, timesteps)
-        if curve is not None:
-            levels = curve(table[-1].item(), table[0].item(), checked_count(num_steps, self.num_train_timesteps))
-            told = to_timesteps(table, levels)
-            # parity: test_every_option. What is not rounded here is cut off below.
-            told = told.round() if self.use_karras_sigmas and self.beta_schedule != "squaredcos_cap_v2" else told
-        else:
-            told = self._told(abar, num_steps, timesteps)
-            levels = at_timesteps(table, told)
-        final = 0.0 if self.final_sigmas_type == "zero" else float(table[0])
-        return Track(told.astype(np.int64), with_final(levels, final))
-
-    def _told(self, abar: Tensor, num_steps: int | None, timesteps: Numbers | None) -> np.ndarray:
-        """Evenly spaced or custom timesteps; `lambda_min_clipped` cuts off the noisiest ones."""
-        if timesteps is not None:
-            return whole_timesteps(timesteps, self.num_train_timesteps)
-        log_snrs = torch.log(torch.sqrt(abar)) - torch.log(torch.sqrt(1 - abar))
-        top = int((log_snrs >= self.lambda_min_clipped).sum())
-        return spaced(
-            self.timestep_spacing, self.num_train_timesteps, num_steps, self.steps_offset, top=top, drop_last=True
-        ).round()
 
     def _step(self, i: int, t: int, levels: Float[Tensor, " n_plus_1"]) -> DPMStep:
         """The scalars of one step; weights of orders that it cannot have are 0."""
@@ -179,13 +149,7 @@ class DPMSolver:
         order = min(self._max_order(i, len(levels) - 1), i + 1) if h > 0 else 1
         back = (lam - log_snr(levels[i - 1])[2]) / h if order > 1 else torch.tensor(1.0)
         back2 = (log_snr(levels[i - 1])[2] - log_snr(levels[i - 2])[2]) / h if order > 2 else torch.tensor(1.0)
-        if self.algorithm_type == "dpmsolver":
-            weights = noise_weights(alpha_next / alpha, sigma_next, h)
-        elif self.algorithm_type == "dpmsolver++":
-            weights = sample_weights(sigma_next / sigma, alpha_next, h)
-        else:
-            weights = sde_weights(sigma_next / sigma, alpha_next, sigma_next, h)
-        x, d0, d1, d2, noise = (w.item() for w in weights)
+        x, d0, d1, d2, noise = weights_of(self.algorithm_type, (alpha, sigma), (alpha_next, sigma_next), h)
         second = 0.5 * d0 if self.solver_type == "midpoint" else d1
         return DPMStep(
             index=i,
@@ -227,7 +191,7 @@ class DPMSolver:
         The SDE draws at every step, also at the last, where the noise has weight 0.
         """
         refuse_eta(self, eta)
-        prediction, x0 = self._prediction(output, step, x)
+        prediction, x0 = predicted(self, output, step, x)
         past = (prediction, *(carry or ()))[: self.solver_order]
         order = min(step.max_order, len(past))
         weights = step.weights
@@ -245,19 +209,111 @@ class DPMSolver:
             x_next = x_next + weights.noise * noise()
         return Update(x_next.to(x.dtype), x0, past)
 
-    def _prediction(self, output: Tensor, step: DPMStep, x: Tensor) -> tuple[Tensor, Tensor]:
-        """What the algorithm extrapolates (the clean sample, or the noise), and the clean sample."""
-        alpha, sigma = step.alpha, step.sigma
-        if self.algorithm_type != "dpmsolver":
-            x0 = self._in_range(to_x0(output, x, alpha, sigma, self.prediction_type))
-            return x0, x0
-        eps = to_eps(output, x, alpha, sigma, self.prediction_type)
-        x0 = self._in_range((x - sigma * eps) / alpha)
-        return ((x - alpha * x0) / sigma if self.thresholding else eps), x0
 
-    def _in_range(self, x0: Tensor) -> Tensor:
-        """`x0`, thresholded if the fields say so."""
-        return threshold(x0, self.dynamic_thresholding_ratio, self.sample_max_value) if self.thresholding else x0
+@runtime_checkable
+class DPMFields(Protocol):
+    """The fields that both solvers of this family read alike."""
+
+    @property
+    def num_train_timesteps(self) -> int: ...
+    @property
+    def prediction_type(self) -> Prediction: ...
+    @property
+    def thresholding(self) -> bool: ...
+    @property
+    def dynamic_thresholding_ratio(self) -> float: ...
+    @property
+    def sample_max_value(self) -> float: ...
+    @property
+    def algorithm_type(self) -> Algorithm: ...
+    @property
+    def use_karras_sigmas(self) -> bool | None: ...
+    @property
+    def use_exponential_sigmas(self) -> bool | None: ...
+    @property
+    def final_sigmas_type(self) -> Literal["zero", "sigma_min"]: ...
+    @property
+    def lambda_min_clipped(self) -> float: ...
+
+
+def check_fields(of: DPMFields) -> None:
+    """Refuse (E-SOLVER-OPTIONS) fields that exclude each other."""
+    curve_of(of)
+    if of.algorithm_type == "dpmsolver" and of.final_sigmas_type == "zero":
+        raise InputError(
+            "E-SOLVER-OPTIONS",
+            'algorithm_type="dpmsolver" cannot end on final_sigmas_type="zero".',
+            "It predicts noise, of which nothing is left there.",
+            'Set final_sigmas_type="sigma_min", or use dpmsolver++.',
+        )
+
+
+def track_of(
+    of: DPMFields,
+    abar: Float[Tensor, " t"],
+    num_steps: int | None,
+    timesteps: Numbers | None,
+    spacing: Spacing,
+    offset: int,
+    rounds: bool,
+) -> Track:
+    """Timesteps and levels. Levels along a curve have their nearest timesteps, where several may coincide.
+
+    Args:
+        of: the solver.
+        abar: its noise schedule.
+        num_steps, timesteps: one of them.
+        spacing: of the timesteps without a curve.
+        offset: added to them.
+        rounds: whether timesteps of a curve are rounded; otherwise they are cut off.
+    """
+    table, curve = sigma_table(abar), curve_of(of)
+    check_curve(curve, timesteps)
+    if curve is not None:
+        levels = curve(table[-1].item(), table[0].item(), checked_count(num_steps, of.num_train_timesteps))
+        told = to_timesteps(table, levels)
+        told = told.round() if rounds else told
+    elif timesteps is not None:
+        told = whole_timesteps(timesteps, of.num_train_timesteps)
+        levels = at_timesteps(table, told)
+    else:  # `lambda_min_clipped` cuts off the noisiest ones
+        log_snrs = torch.log(torch.sqrt(abar)) - torch.log(torch.sqrt(1 - abar))
+        top = int((log_snrs >= of.lambda_min_clipped).sum())
+        told = spaced(spacing, of.num_train_timesteps, num_steps, offset, top=top, drop_last=True).round()
+        levels = at_timesteps(table, told)
+    final = 0.0 if of.final_sigmas_type == "zero" else float(table[0])
+    return Track(told.astype(np.int64), with_final(levels, final))
+
+
+def predicted(of: DPMFields, output: Tensor, step: Step, x: Tensor) -> tuple[Tensor, Tensor]:
+    """What the algorithm extrapolates (the clean sample, or the noise), and the clean sample."""
+    alpha, sigma = step.alpha, step.sigma
+    if of.algorithm_type != "dpmsolver":
+        x0 = _in_range(of, to_x0(output, x, alpha, sigma, of.prediction_type))
+        return x0, x0
+    eps = to_eps(output, x, alpha, sigma, of.prediction_type)
+    x0 = _in_range(of, (x - sigma * eps) / alpha)
+    return ((x - alpha * x0) / sigma if of.thresholding else eps), x0
+
+
+def _in_range(of: DPMFields, x0: Tensor) -> Tensor:
+    """`x0`, thresholded if the fields say so."""
+    return threshold(x0, of.dynamic_thresholding_ratio, of.sample_max_value) if of.thresholding else x0
+
+
+def weights_of(
+    algorithm: Algorithm, start: tuple[Tensor, Tensor], end: tuple[Tensor, Tensor], h: Tensor
+) -> tuple[float, float, float, float, float]:
+    """x, D0, D1 (Taylor form), D2 and noise of one way, from alpha and sigma at both its ends and its h."""
+    (alpha, sigma), (alpha_end, sigma_end) = start, end
+    if algorithm == "dpmsolver":
+        weights = noise_weights(alpha_end / alpha, sigma_end, h)
+    elif algorithm == "dpmsolver++":
+        weights = sample_weights(sigma_end / sigma, alpha_end, h)
+    else:
+        weights = sde_weights(sigma_end / sigma, alpha_end, sigma_end, h)
+    x, d0, d1, d2, noise = (weight.item() for weight in weights)
+    return x, d0, d1, d2, noise
 
 
 def sample_weights(keep: Tensor, alpha: Tensor, h: Tensor) -> tuple[Tensor, ...]:

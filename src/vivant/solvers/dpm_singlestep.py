@@ -10,15 +10,13 @@ from dataclasses import dataclass
 from math import inf
 from typing import ClassVar, Literal, NamedTuple
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from vivant.config import only
-from vivant.errors import InputError
 from vivant.solvers.ddpm import FIXED
-from vivant.solvers.dpm import Algorithm, noise_weights, sample_weights, sde_weights
+from vivant.solvers.dpm import Algorithm, check_fields, predicted, track_of, weights_of
 from vivant.solvers.schedule import (
     BETAS,
     PREDICTIONS,
@@ -31,26 +29,13 @@ from vivant.solvers.schedule import (
     Update,
     alphas_cumprod,
     check_choice,
-    checked_count,
     diffuse,
     refuse_custom,
     refuse_eta,
-    spaced,
-    threshold,
-    to_eps,
-    to_x0,
     upcast,
-    whole_timesteps,
 )
 from vivant.solvers.sigmas import (
-    Track,
-    at_timesteps,
-    check_curve,
-    curve_of,
     log_snr,
-    sigma_table,
-    to_timesteps,
-    with_final,
 )
 
 
@@ -120,14 +105,7 @@ class DPMSinglestep:
     add_noise = staticmethod(diffuse)
 
     def __post_init__(self):
-        curve_of(self)  # refuses both
-        if self.algorithm_type == "dpmsolver" and self.final_sigmas_type == "zero":
-            raise InputError(
-                "E-SOLVER-OPTIONS",
-                'algorithm_type="dpmsolver" cannot end on final_sigmas_type="zero".',
-                "It predicts noise, of which nothing is left there.",
-                'Set final_sigmas_type="sigma_min", or use dpmsolver++.',
-            )
+        check_fields(self)
 
     @property
     def signal(self) -> Float[Tensor, " t"]:
@@ -144,36 +122,13 @@ class DPMSinglestep:
         """The steps of a run: one evaluation each."""
         check_choice(num_steps, timesteps, sigmas)
         refuse_custom(self, sigmas=sigmas)
-        told, levels = self._track(num_steps, timesteps)
+        # parity: test_every_option. What is not rounded here is cut off.
+        rounds = bool(self.use_karras_sigmas)
+        told, levels = track_of(self, self.signal, num_steps, timesteps, "linspace", 0, rounds)
         orders = self._orders(len(told))
         return tuple(
             self._step(i, int(t), order, levels) for i, (t, order) in enumerate(zip(told, orders, strict=True))
         )
-
-    def _track(self, num_steps: int | None, timesteps: Numbers | None) -> Track:
-        """Timesteps and levels; Levels along a curve have their nearest timesteps, where several may coincide."""
-        abar = self.signal
-        table = sigma_table(abar)
-        curve = curve_of(self)
-        check_curve(curve, timesteps)
-        if curve is not None:
-            levels = curve(table[-1].item(), table[0].item(), checked_count(num_steps, self.num_train_timesteps))
-            told = to_timesteps(table, levels)
-            # parity: test_every_option. What is not rounded here is cut off below.
-            told = told.round() if self.use_karras_sigmas else told
-        else:
-            told = self._told(abar, num_steps, timesteps)
-            levels = at_timesteps(table, told)
-        final = 0.0 if self.final_sigmas_type == "zero" else float(table[0])
-        return Track(told.astype(np.int64), with_final(levels, final))
-
-    def _told(self, abar: Tensor, num_steps: int | None, timesteps: Numbers | None) -> np.ndarray:
-        """Evenly spaced or custom timesteps; `lambda_min_clipped` cuts off the noisiest ones."""
-        if timesteps is not None:
-            return whole_timesteps(timesteps, self.num_train_timesteps)
-        log_snrs = torch.log(torch.sqrt(abar)) - torch.log(torch.sqrt(1 - abar))
-        top = int((log_snrs >= self.lambda_min_clipped).sum())
-        return spaced("linspace", self.num_train_timesteps, num_steps, 0, top=top, drop_last=True).round()
 
     def _orders(self, total: int) -> list[int]:
         """The order of every step: whole groups, and at the end smaller ones."""
@@ -213,13 +168,7 @@ class DPMSinglestep:
         h = end - start
         r0 = (log_snr(levels[-2])[2] - start) / h if order > 1 else torch.tensor(1.0)
         r1 = (log_snr(levels[-3])[2] - start) / h if order > 2 else torch.tensor(1.0)
-        if self.algorithm_type == "dpmsolver":
-            weights = noise_weights(alpha_end / alpha, sigma_end, h)
-        elif self.algorithm_type == "dpmsolver++":
-            weights = sample_weights(sigma_end / sigma, alpha_end, h)
-        else:
-            weights = sde_weights(sigma_end / sigma, alpha_end, sigma_end, h)
-        x, d0, d1, d2, noise = (w.item() for w in weights)
+        x, d0, d1, d2, noise = weights_of(self.algorithm_type, (alpha, sigma), (alpha_end, sigma_end), h)
         if order == 2 and self.solver_type == "midpoint":
             d1 = 0.5 * d0
         has_d2 = order == 3 and self.solver_type == "heun"
@@ -240,7 +189,7 @@ class DPMSinglestep:
     ) -> Update:
         """From the start of the group to the next level; `carry` is a `Group`. The SDE draws at every step."""
         refuse_eta(self, eta)
-        prediction, x0 = self._prediction(output, step, x)
+        prediction, x0 = predicted(self, output, step, x)
         group = Group(x, (prediction,))
         if len(step.stretches) > 1 and carry is not None:
             begun = Group(*carry)
@@ -265,17 +214,3 @@ class DPMSinglestep:
         early = (one / r1).item() * (past[1] - past[2])
         d1 = (stretch.r0 * early - stretch.r1 * late) / (r0 - r1).item()
         return d1, 2.0 * (late - early) / (r0 - r1).item()
-
-    def _prediction(self, output: Tensor, step: SinglestepStep, x: Tensor) -> tuple[Tensor, Tensor]:
-        """What the algorithm extrapolates (the clean sample, or the noise), and the clean sample."""
-        alpha, sigma = step.alpha, step.sigma
-        if self.algorithm_type != "dpmsolver":
-            x0 = self._in_range(to_x0(output, x, alpha, sigma, self.prediction_type))
-            return x0, x0
-        eps = to_eps(output, x, alpha, sigma, self.prediction_type)
-        x0 = self._in_range((x - sigma * eps) / alpha)
-        return ((x - alpha * x0) / sigma if self.thresholding else eps), x0
-
-    def _in_range(self, x0: Tensor) -> Tensor:
-        """`x0`, thresholded if the fields say so."""
-        return threshold(x0, self.dynamic_thresholding_ratio, self.sample_max_value) if self.thresholding else x0
