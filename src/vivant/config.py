@@ -9,13 +9,14 @@ import dataclasses
 import difflib
 import json
 import secrets
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from inspect import formatannotation
 from numbers import Integral, Real
 from pathlib import Path
 from types import UnionType
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeGuard, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from vivant.errors import InputError, LoadError
 
@@ -65,6 +66,12 @@ def as_python(value: Any) -> Any:
     if isinstance(value, Real) and not isinstance(value, bool):
         return int(value) if isinstance(value, Integral) else float(value)
     return value
+
+
+def is_finite(value: object) -> TypeGuard[int | float]:
+    """Whether it is a number that one can compute with: no truth value, no NaN, no infinity."""
+    # NaN fails every comparison; a whole number can be too large for a float.
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def only(*allowed: Any, default: Any = ...) -> Any:

@@ -16,7 +16,7 @@ from vivant.config import dump_json, load_json
 from vivant.errors import InputError, LoadError, OutputError
 from vivant.hub.keymaps import Keymap, animatediff, ldm
 from vivant.hub.load import own_storage
-from vivant.hub.repo import Source, is_hub_id, locate
+from vivant.hub.repo import WEIGHT_FILES, Source, is_hub_id, locate
 from vivant.hub.report import LoadReport
 from vivant.hub.single_file import (
     MOTION,
@@ -129,7 +129,7 @@ def convert(
         _refuse_options("a repository", vae=vae, config=config)
         return _to_file(source, target, place, overwrite)
     _refuse_options("a file", variant=variant)
-    if target.suffix in (".safetensors", ".ckpt", ".pt", ".bin"):
+    if target.suffix.lower() in WEIGHT_FILES:
         raise InputError(
             "E-CONVERT-TARGET", f"{target} is the name of a file.", "A single file becomes a folder.", "Name a folder."
         )

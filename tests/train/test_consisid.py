@@ -1,9 +1,6 @@
 """What ConsisID's training shows to the network, piece by piece, against its formulas; and a short real run."""
 
-import contextlib
 import copy
-import io
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,9 +12,8 @@ import torch
 import tiny
 import tiny_consisid
 import tiny_faces
-from train.world import write
+from train.world import make, write
 from vivant import Portrait
-from vivant.cli import main
 from vivant.consisid.conditioning import Face
 from vivant.consisid.transformer import ConsisIDTransformer3DModel
 from vivant.errors import InputError
@@ -317,15 +313,6 @@ train_text = true
 num = 1
 """
 STORED = 'latents = "latents"'
-
-
-def make(folder: Path, kind: str, name: str, text: str, *more: str) -> dict[str, Any]:
-    """A run of a recipe by the command line."""
-    recipe, out = write(folder / f"{name}.toml", text), io.StringIO()
-    with contextlib.redirect_stdout(out):
-        code = main(["train", kind, "--config", str(recipe), "-o", str(folder / name), "--json", *more])
-    assert code == 0, out.getvalue()
-    return json.loads(out.getvalue())
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,5 @@
 """Every trainer from the command line on small networks: thirty steps each, one on the result of the other."""
 
-import contextlib
-import io
 import json
 from pathlib import Path
 from typing import Any
@@ -12,7 +10,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from train.world import write
+from train.world import make, write
 from vivant import MotionAdapter, PIAPipeline, UNet2DConditionModel
 from vivant.cli import main
 from vivant.errors import InputError
@@ -55,15 +53,6 @@ sample_size = 8
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("runs")
-
-
-def make(folder: Path, kind: str, name: str, text: str, *more: str) -> dict[str, Any]:
-    """A run of a recipe by the command line."""
-    recipe, out = write(folder / f"{name}.toml", text), io.StringIO()
-    with contextlib.redirect_stdout(out):
-        code = main(["train", kind, "--config", str(recipe), "-o", str(folder / name), "--json", *more])
-    assert code == 0, out.getvalue()
-    return json.loads(out.getvalue())
 
 
 @pytest.fixture(scope="module")

@@ -1,11 +1,15 @@
 """Small networks and recipes for the tests of training: seconds, not hours."""
 
+import contextlib
+import io
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from vivant.cli import main
 from vivant.train.settings import Settings
 from vivant.train.sources import Captioned
 from vivant.train.vae import VaeLoss, VaeTask, to_unit
@@ -57,3 +61,12 @@ def write(path: Path, text: str) -> Path:
     """A recipe as a file."""
     path.write_text(text, encoding="utf-8")
     return path
+
+
+def make(folder: Path, kind: str, name: str, text: str, *more: str) -> dict[str, Any]:
+    """A run of a recipe by the command line."""
+    recipe, out = write(folder / f"{name}.toml", text), io.StringIO()
+    with contextlib.redirect_stdout(out):
+        code = main(["train", kind, "--config", str(recipe), "-o", str(folder / name), "--json", *more])
+    assert code == 0, out.getvalue()
+    return json.loads(out.getvalue())

@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,11 @@ def test_a_file_on_the_hub_is_named_after_its_repository(tmp_path: Path):
     write(tmp_path / "repo" / "pytorch_lora_weights.safetensors")
     tiny_repo.into_cache(tmp_path / "cache", "someone/ink", tmp_path / "repo")
     place = Source("unread", cache_dir=tmp_path / "cache", local_files_only=True)
-    named, usual = find_additions(["someone/ink/deep/ink.safetensors", "someone/ink"], [], [], place)
+    files = ["someone/ink/deep/ink.safetensors", "someone/ink"]
+    named, usual = find_additions(files, [], [], place)
+    # What belongs to the model itself is nothing to its additions.
+    of_the_model = replace(place, revision="f" * 40, variant="fp16", subfolder="unet")
+    assert [found.path for found in find_additions(files, [], [], of_the_model)] == [named.path, usual.path]
     common = {"hub": "someone/ink", "revision": tiny_repo.COMMIT}
     assert named.origin == {"file": "deep/ink.safetensors", **common}
     assert usual.origin == {"file": "pytorch_lora_weights.safetensors", **common}

@@ -249,6 +249,10 @@ def test_clip_skip_reaches_both_prompts(pipe):
     assert torch.equal(run(pipe, prompt="a cat", negative_prompt="dark"), given(None, None))
     with pytest.warns(VivantWarning, match="W-CLIP-SKIP-UNUSED"):
         run(pipe, prompt=None, prompt_embeds=embeds("a cat", 1), clip_skip=1)
+    ready = {"prompt": None, "prompt_embeds": embeds("a cat", None), "negative_prompt": None}
+    run(pipe, **ready, prompt_syntax="weighted")  # for the negative prompt it is read
+    with pytest.warns(VivantWarning, match="W-PROMPT-SYNTAX-UNUSED"):
+        run(pipe, **ready, negative_prompt_embeds=embeds("dark", None), prompt_syntax="weighted")
 
 
 def test_an_unfit_noise_schedule_warns_once():

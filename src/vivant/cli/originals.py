@@ -9,9 +9,10 @@ from vivant.cli.recipes import Made
 from vivant.consisid.identity_file import People, load_identity, read_people
 from vivant.errors import InputError, VivantError
 from vivant.faces.face import Face
+from vivant.hub.soundness import file_hash
 from vivant.media.recipe import image_digest, named
 from vivant.media.still import Still, declared_size, read_still
-from vivant.preflight.additions import Recorded, file_digest
+from vivant.preflight.additions import Recorded
 
 PICTURES = (
     *(".png", ".jpg", ".jpeg", ".jp2", ".webp", ".avif", ".heic", ".heif"),
@@ -134,7 +135,7 @@ def find_additions(recorded: Sequence[Recorded], given: Sequence[str] | None, fi
 
 def _digest(path: Path) -> str:
     try:
-        return file_digest(path)
+        return file_hash(path)
     except OSError as error:
         raise InputError("E-REDO-ADDITION", f"{path} cannot be read: {error}.", "", "Give the file.") from None
 

@@ -1,12 +1,12 @@
 """The fields of a recipe, each checked: it may come from a stranger, and nothing in it is believed. Imports torch."""
 
-import math
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
+from vivant.config import is_finite
 from vivant.errors import LoadError, VivantError
 from vivant.hub.repo import is_hub_id
 from vivant.media.frames import check_enlarge
@@ -193,7 +193,7 @@ def _addition_of(value: Mapping[str, Any]) -> Recorded:
     if (hub is not None and not is_hub_id(hub)) or not _is_file_name(file, in_repository=hub is not None):
         raise wrong("models.additions", value)
     sha256, weight = text_of(value, "sha256"), value.get("weight")
-    if isinstance(weight, bool) or not isinstance(weight, int | float) or not math.isfinite(weight):
+    if not is_finite(weight):
         raise wrong("models.additions.weight", weight)
     kind: Any = choice_of(value, "kind", KINDS)
     return Recorded(kind, sha256, origin, weight, optional_of(value, "token"))

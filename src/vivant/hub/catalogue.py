@@ -19,10 +19,8 @@ from vivant.hub.family import SD15, UNKNOWN, Kind, identify
 from vivant.hub.header import Header, read_header
 from vivant.hub.load import shards
 from vivant.hub.remarks import Remarks, line, of_card, of_header
-from vivant.hub.repo import MODEL, TRANSFORMERS, pick_weights, read_weight_name
+from vivant.hub.repo import MODEL, TRANSFORMERS, WEIGHT_FILES, pick_weights, read_weight_name
 
-ENDINGS = (".safetensors", ".sft", ".ckpt", ".pt", ".pth", ".bin")
-"""Endings of files that hold models."""
 _MOST_CONFIG = 16_000_000
 _BASES = ("AnimateDiffPipeline", "PIAPipeline", "StableDiffusionPipeline")
 _BLOB = re.compile(r"[0-9a-f]{64}|[0-9a-f]{40}")
@@ -96,7 +94,7 @@ def walk(folder: Path) -> Iterator[Path]:
             yield here
             continue
         folders = [name for name in names if os.path.isdir(here / name)]
-        yield from (here / n for n in names if Path(n).suffix.lower() in ENDINGS and n not in folders)
+        yield from (here / n for n in names if Path(n).suffix.lower() in WEIGHT_FILES and n not in folders)
         pending.extend(here / name for name in reversed(folders))
 
 

@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vivant.errors import LoadError, OutputError
+from vivant.hub.repo import PICKLES
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-PICKLES = (".bin", ".ckpt", ".pt", ".pth")
-"""Endings of files that torch pickles tensors into."""
 NESTS = ("state_dict", "model", "module")
 """Names under which training programs store the tensors of a network."""
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from vivant.config import load_json
 from vivant.errors import LoadError, OutputError
-from vivant.hub.repo import MODEL, TRANSFORMERS, check_variant, pick_weights, read_weight_name
+from vivant.hub.repo import MODEL, SAFETENSORS, TRANSFORMERS, check_variant, pick_weights, read_weight_name
 from vivant.hub.report import compare
 from vivant.placement import pages
 
@@ -102,7 +102,7 @@ def shards(folder: Path, index: str) -> list[Path]:
 
 def is_safetensors(path: Path) -> bool:
     """Whether a file is to be read as safetensors: by its name, as everything else is a pickle."""
-    return path.suffix.lower() in (".safetensors", ".sft")
+    return path.suffix.lower() in SAFETENSORS
 
 
 def read_file(path: Path) -> dict[str, Tensor]:

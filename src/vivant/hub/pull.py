@@ -17,9 +17,9 @@ from typing import Any
 
 from vivant.errors import InputError, LoadError, OutputError, VivantError
 from vivant.hub.cache import alone, name_commit, show
-from vivant.hub.converted import PICKLES, beside, converted, write_converted
+from vivant.hub.converted import beside, converted, write_converted
 from vivant.hub.download import Entry, Progress, damaged, download, is_intact, remove_part, unseen, writing
-from vivant.hub.repo import check_variant, is_hub_id, read_weight_name, wanted
+from vivant.hub.repo import PICKLES, check_variant, is_hub_id, read_weight_name, wanted
 from vivant.media.atomic import replacing
 
 SHORT_NAMES = {

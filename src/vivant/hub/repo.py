@@ -19,6 +19,13 @@ MODEL = "diffusion_pytorch_model"
 TRANSFORMERS = "model"
 """Stem of the weight files of text and image encoders; their pickles are called ``pytorch_model``."""
 
+SAFETENSORS = (".safetensors", ".sft")
+"""Endings of safetensors files."""
+PICKLES = (".bin", ".ckpt", ".pt", ".pth")
+"""Endings of files that torch pickles tensors into."""
+WEIGHT_FILES = (*SAFETENSORS, *PICKLES)
+"""Endings of all files of weights."""
+
 _HUB_ID = re.compile(r"[A-Za-z0-9_](?:[\w.-]*[\w])?(?:/[A-Za-z0-9_](?:[\w.-]*[\w])?)?", re.ASCII)
 _REVISION = re.compile(r"\w[\w./-]{0,199}")
 _WEIGHT_NAME = re.compile(

@@ -20,9 +20,10 @@ from torch import Tensor
 
 from vivant.config import load_json
 from vivant.errors import InputError, LoadError, VivantError
-from vivant.hub.catalogue import ENDINGS, cached_hash, git_hash, regular, walk
+from vivant.hub.catalogue import cached_hash, git_hash, regular, walk
 from vivant.hub.header import flat, read_header
 from vivant.hub.load import broken, is_safetensors, read_object, shards
+from vivant.hub.repo import WEIGHT_FILES
 
 Progress = Callable[[str, int], None]
 """Called with a file's name and the number of its bytes that were read since the last call."""
@@ -130,7 +131,7 @@ def _inside(folder: Path) -> Iterator[Path]:
             continue
         for here, folders, names in os.walk(found):  # repositories hold no links to folders
             folders.sort()
-            yield from (Path(here, n) for n in sorted(names) if Path(n).suffix.lower() in ENDINGS or _is_index(n))
+            yield from (Path(here, n) for n in sorted(names) if Path(n).suffix.lower() in WEIGHT_FILES or _is_index(n))
 
 
 def _is_index(name: str) -> bool:

@@ -3,11 +3,11 @@
 Verbs return a new value. What is done to weights for one is in `vivant.lora.merge`.
 """
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
+from vivant.config import is_finite
 from vivant.errors import InputError
 from vivant.lora.change import Change
 from vivant.lora.read import Changes
@@ -29,7 +29,7 @@ def number(value: object) -> float:
     """
     if value is None:
         return 1.0
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if not is_finite(value):
         raise InputError("E-LORA-WEIGHT", f"{value!r} is no weight of a LoRA.", "", "Give a number, such as 0.8.")
     return float(value)
 

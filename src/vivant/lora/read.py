@@ -15,6 +15,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from vivant.config import is_finite
 from vivant.errors import LoadError, warn
 from vivant.hub.family import Family, identify, refuse
 from vivant.hub.finite import check_finite
@@ -309,6 +310,6 @@ def _told(file: LoraFile, layer: Layer) -> tuple[float | None, bool]:
 
 
 def _finite(file: LoraFile, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if not is_finite(value):
         raise _broken(file, f"an alpha is {value!r}")
     return float(value)

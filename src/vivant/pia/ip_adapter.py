@@ -222,10 +222,9 @@ def build(state: Mapping[str, Tensor], unet: UNetMotionModel, origin: str) -> IP
         origin: where the tensors come from, for messages.
 
     Raises:
-        LoadError: E-IP-ADAPTER-FACEID, E-IP-ADAPTER-FILE for tensors that are no adapter of a known kind,
+        LoadError: E-IP-ADAPTER-FILE for tensors that are no adapter of a known kind,
             E-KEYS-MISMATCH for an adapter of another network.
     """
-    refuse_face_id(state, origin)
     with torch.device("meta"):
         channels = [place.num_channels for place in places(unet)]
         adapter = IPAdapter(_projection(state, origin), unet.settings.cross_attention_dim, channels)

@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 from itertools import groupby
-from math import isfinite
 
+from vivant.config import is_finite
 from vivant.errors import InputError
 from vivant.pia.ip_adapter import Place
 
@@ -63,7 +63,7 @@ def _strength(value: object) -> Scale:
 
 
 def _number(value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value):
+    if not is_finite(value):
         raise _bad_scale(f"{value!r} is no strength.")
     return float(value)
 

@@ -284,6 +284,8 @@ class PIAPipeline(DiffusionPipeline):
         missing = [texts(prompt)] if prompt_embeds is None else []
         if do_classifier_free_guidance and negative_prompt_embeds is None:
             missing.append(texts(negative_prompt))
+        if prompt_syntax != "plain" and not missing:
+            self._say("W-PROMPT-SYNTAX-UNUSED", "prompt_syntax is not read for prompts that are embedded already.")
         with lora.at_scale(self, scale, ("text_encoder",)):
             encoded = self._encoded(missing, clip_skip, prompt_syntax) if missing else []
         positive = encoded.pop(0) if prompt_embeds is None else prompt_embeds

@@ -10,7 +10,7 @@ from torch import device as Device
 
 from vivant.errors import InputError, LoadError
 from vivant.hub.family import identify, refuse
-from vivant.hub.header import Header, Stored, flat, read_header
+from vivant.hub.header import Header, flat, header_of, read_header
 from vivant.hub.keywords import ALREADY_SO, without_loading
 from vivant.hub.load import ENCODER_WEIGHTS, is_safetensors, read_file, read_object
 from vivant.hub.repo import Source, locate, locate_file
@@ -136,9 +136,7 @@ def _each(source: Any, subfolder: Any, weight_name: Any) -> list[list[Any]]:
 
 def _read(path: Path, unet: Any) -> IPAdapter:
     """An adapter from a file, refused by its header where it is something else."""
-    header = read_header(path)
-    refuse_face_id(header.tensors, str(path))
-    refuse(path, identify(header), ["IP-Adapter"])
+    _check_kind(read_header(path), path)
     state = read_file(path) if is_safetensors(path) else dict(flat(read_object(path), path))
     return build(state, unet, str(path))
 
@@ -147,9 +145,14 @@ def _adopt(tensors: Mapping[str, Any], unet: Any) -> IPAdapter:
     """An adapter from a dictionary, flat or nested, with the same refusals."""
     origin = Path("The dictionary")
     state = dict(flat(tensors, origin))
-    refuse_face_id(state, str(origin))
-    refuse(origin, identify(Header({k: Stored("", tuple(v.shape)) for k, v in state.items()}, {})), ["IP-Adapter"])
+    _check_kind(header_of(state), origin)
     return build(state, unet, str(origin))
+
+
+def _check_kind(header: Header, origin: Path) -> None:
+    """Refuse what is no adapter that can be read here (E-IP-ADAPTER-FACEID, E-FILE-KIND, E-FILE-FAMILY)."""
+    refuse_face_id(header.tensors, str(origin))
+    refuse(origin, identify(header), ["IP-Adapter"])
 
 
 def _read_encoder(source: Any, subfolder: str | None, folder: str, where: Source, pipeline: Any) -> Any:

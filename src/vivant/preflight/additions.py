@@ -1,30 +1,33 @@
 """Files beside a model (LoRA, textual inversions, IP-Adapters): found, and refused by their headers first."""
 
-import hashlib
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, get_args
 
+from vivant.config import is_finite
 from vivant.errors import InputError, LoadError
 from vivant.hub.family import SD15, Family, What, identify, refuse
 from vivant.hub.header import Header, read_header
 from vivant.hub.load import ENCODER_WEIGHTS
 from vivant.hub.repo import Source, locate, locate_file
 from vivant.hub.single_file import find as find_file
+from vivant.hub.soundness import file_hash
+from vivant.lora import read as lora
+from vivant.pipelines import picture_prompts
 from vivant.pipelines.base import DiffusionPipeline
 from vivant.preflight.repository import file_origin, is_file
 from vivant.schedulers.few_steps import FewSteps, few_steps
+from vivant.text import inversion
 
 Kind = Literal["lora", "embedding", "ip_adapter"]
 KINDS: tuple[str, ...] = get_args(Kind)
 ENCODER = "image_encoder"
 _WHAT: Mapping[Kind, What] = {"lora": "LoRA", "embedding": "textual inversion", "ip_adapter": "IP-Adapter"}
 _USUAL: Mapping[Kind, Sequence[str]] = {
-    "lora": ("pytorch_lora_weights.safetensors", "pytorch_lora_weights.bin"),
-    "embedding": ("learned_embeds.safetensors", "learned_embeds.bin"),
-    "ip_adapter": ("ip-adapter_sd15.safetensors", "ip-adapter_sd15.bin"),
+    "lora": lora.USUAL,
+    "embedding": inversion.USUAL,
+    "ip_adapter": picture_prompts.USUAL,
 }
 
 
@@ -96,7 +99,7 @@ class Recorded:
         if path is None:
             at = replace(place, source=self.origin["hub"] or "", revision=self.origin["revision"])
             path = locate_file(at, self.origin["file"], ())
-        digest = file_digest(path)
+        digest = file_hash(path)
         if digest != self.sha256:
             raise LoadError("E-ADDITION-OTHER", f"{path} is not the file that the recipe names: its content differs.")
         return Addition(
@@ -124,7 +127,7 @@ def find_additions(
             path of the file in it, ``"organisation/name/file.safetensors"``.
         embeddings: likewise, each perhaps with its word.
         ip_adapters: likewise, each perhaps with its weight; beside the file is the folder `image_encoder`.
-        place: cache and network settings of the run; its source is not read.
+        place: cache and network settings of the run; of its source nothing is read.
         families: which models the files may be made for.
 
     Raises:
@@ -154,7 +157,7 @@ def _weighted(kind: Kind, given: Weighted, place: Source, families: Sequence[Fam
     if isinstance(given, Recorded):
         return given.find(place, families)
     source, weight = _pair(kind, given, 1.0)
-    if isinstance(weight, bool) or not isinstance(weight, int | float) or not math.isfinite(weight):
+    if not is_finite(weight):
         raise InputError(
             "E-ADDITION-WEIGHT", f"The weight of {source} is {weight!r}.", "", "Give a number, such as 0.8."
         )
@@ -183,9 +186,9 @@ def _pair(kind: Kind, given: Any, default: Any) -> tuple[Any, Any]:
 
 
 def _find(kind: Kind, source: str | Path, place: Source, families: Sequence[Family]) -> Addition:
-    at = replace(place, source=source)
+    at = replace(place, source=source, subfolder=None, variant=None, revision=None)
     path = find_file(source, at) if is_file(source) else locate_file(at, None, _USUAL[kind], "the path of the file")
-    return Addition(kind, path, file_digest(path), file_origin(path), _checked(kind, path, place, families))
+    return Addition(kind, path, file_hash(path), file_origin(path), _checked(kind, path, place, families))
 
 
 def _checked(kind: Kind, path: Path, place: Source, families: Sequence[Family]) -> Header:
@@ -211,9 +214,3 @@ def _find_encoder(path: Path, place: Source) -> None:
             f"The folder {folder} with CLIP's image encoder is looked for.",
             "Copy models/image_encoder of h94/IP-Adapter there.",
         )
-
-
-def file_digest(path: Path) -> str:
-    """sha256 of a file, as hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -8,10 +8,9 @@ from vivant import pocket
 from vivant.config import load_json
 from vivant.errors import LoadError
 from vivant.hub.load import WEIGHTS
-from vivant.hub.repo import MODEL, TRANSFORMERS, Source, locate, pick_weights
+from vivant.hub.repo import MODEL, TRANSFORMERS, WEIGHT_FILES, Source, locate, pick_weights
 from vivant.pipelines import components as parts
 
-WEIGHT_FILES = (".safetensors", ".sft", ".ckpt", ".pt", ".pth", ".bin")
 CONSISID = "ConsisIDTransformer3DModel"
 
 
