@@ -11,11 +11,18 @@ from safetensors.torch import save_file
 import tiny_consisid
 import tiny_ip
 import tiny_lora
+import tiny_repo
 import tiny_words
 from commands import SMALL, Vivant
 from vivant import Animator, PIAPipeline
+from vivant.cli.again import source_of
+from vivant.cli.recipes import Origin
 from vivant.cli.screen import Code
+from vivant.errors import VivantError
+from vivant.hub.repo import Source
+from vivant.hub.single_file import find
 from vivant.media.recipe import read_recipe, sidecar_of
+from vivant.preflight.repository import file_origin
 
 
 @pytest.fixture(scope="session")
@@ -203,3 +210,18 @@ def test_a_person_is_filmed_with_a_lora(portrait: Vivant, vivant_: Vivant, faces
     Path("style.safetensors").unlink()
     ran = vivant_("redo", "a.apng", "--json", "--model", str(faces / "consisid"), "--overwrite")
     assert ran.json["error"]["code"] == "E-REDO-ADDITION"
+
+
+def test_a_file_of_the_hub_is_read_again_in_its_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    tiny_repo.into_cache(tmp_path / "cache", "someone/vae", tiny_ip.write(tmp_path / "repo"))
+    place = Source("", cache_dir=tmp_path / "cache", local_files_only=True)
+    path = find("someone/vae/models/plain.safetensors", place)
+    origin = Origin(None, None, None, None)._replace(**file_origin(path))
+    assert origin == Origin("someone/vae", tiny_repo.COMMIT, None, None, "models/plain.safetensors")
+    again = source_of("vae", None, origin)
+    assert tiny_repo.COMMIT in again
+    (tmp_path / "cache" / "models--someone--vae" / "refs" / "main").write_text("f" * 40)  # it has moved on since
+    assert find(again, place) == path
+    with pytest.raises(VivantError):
+        find("someone/vae/models/plain.safetensors", place)

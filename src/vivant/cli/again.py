@@ -59,7 +59,7 @@ class Asked:
 
 
 def source_of(name: str, given: str | None, origin: Origin) -> str:
-    """Where to read a model from: what was given, else what the recipe says.
+    """Where to read a model from: what was given, else what the recipe says; a file of the hub in its revision.
 
     Raises:
         InputError: E-REDO-MODEL for a folder, whose path the recipe does not hold, or an ambiguous name.
@@ -84,7 +84,8 @@ def source_of(name: str, given: str | None, origin: Origin) -> str:
             "",
             f"Say which is meant: --{name.replace('_', '-')} {Path(place).resolve()}, or another current folder.",
         )
-    return place
+    pinned = origin.file is not None and origin.revision is not None
+    return f"{origin.hub}/blob/{origin.revision}/{origin.file}" if pinned else place
 
 
 def settle(screen: Screen, loading: L, hub_ids: list[str], yes: bool) -> L:

@@ -81,13 +81,13 @@ class Model:
         local_files_only: bool = False,
         token: str | bool | None = None,
     ) -> Self:
-        """Locate it and check it by its small files; of a hub repository only those are fetched.
+        """Locate it and check it by its small files; of a hub repository only those are fetched, and LoRA whole.
 
         Arguments are those of `vivant.Portrait.from_pretrained`.
 
         Raises:
             LoadError: what is missing, unreadable or of another family.
-            InputError: E-CONFIG-…, E-SCHEDULER-UNKNOWN.
+            InputError: E-CONFIG-…, E-SCHEDULER-UNKNOWN, and what `find_additions` refuses.
         """
         place = Source(repo, None, variant, revision, cache_dir, local_files_only, token)
         configs = [f"{name}/config.json" for name in ("transformer", "vae", "text_encoder")]

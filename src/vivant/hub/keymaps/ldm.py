@@ -138,9 +138,3 @@ def unet_table(layers: Iterable[str], config: Mapping[str, Any], prefix: str = "
     """
     keymap = unet(config, prefix)
     return {name: keymap.name(f"{name}.")[:-1] for name in layers if ".motion_modules." not in name}
-
-
-def text_table(layers: Iterable[str], prefix: str = "text_model.") -> dict[str, str]:
-    """Names of the text encoder's layers to those of its published files, which begin with `text_model.`."""
-    keymap = text(prefix=prefix)
-    return {name: keymap.name(name) for name in layers}
