@@ -203,7 +203,7 @@ class PIARequest(_Request):
             )
         _ = self.num_prompts
         if self.prompt_syntax == "weighted":
-            for prompt in (*self.prompts_at.values(), self.prompt, self.negative_prompt):
+            for prompt in (*self.prompts_at.values(), self.negative_prompt):
                 for text in texts(prompt):
                     check_weights(text)
 

@@ -252,6 +252,8 @@ def test_a_weight_beyond_all_numbers_is_refused_where_weights_are_read(name):
     text = f"a (cat:{'9' * 400})"
     with pytest.raises(InputError, match=r"E-PROMPT-WEIGHT.*'cat' is inf"):
         PIARequest(**{name: ["a dog", text]})
+    with pytest.raises(InputError, match="E-PROMPT-WEIGHT"):
+        PIARequest(prompt_travel={4: text})
     assert PIARequest(**{name: text, "prompt_syntax": "plain"})
 
 
