@@ -54,7 +54,7 @@ from vivant.pocket.avatars import (
 from vivant.pocket.avatars.clips import SPLITS
 from vivant.pocket.avatars.traits import Split
 from vivant.train.loop import Progress, train, trainable
-from vivant.train.samples import Batch, Draws
+from vivant.train.samples import Batch, Draws, Source
 from vivant.train.settings import Settings
 
 EMBEDDING, POOLED, WIDTH, PATCH, GRID = 128, 64, 128, 8, 8
@@ -504,6 +504,23 @@ def settings(steps: int, batch: int, rate: float, seed: int) -> Settings:
     )
 
 
+class Kept:
+    """A source whose samples are drawn once and stay in memory: drawing takes longer than such small networks do."""
+
+    def __init__(self, source: Source):
+        self.source = source
+        self.read_before: dict[int, Any] = {}
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def read(self, index: int, rng: np.random.Generator) -> Any:
+        """Sample `index` as it was read first."""
+        if index not in self.read_before:
+            self.read_before[index] = self.source.read(index, rng)
+        return self.read_before[index]
+
+
 RUNS: Mapping[str, Any] = {
     "identity": (IdentityTask, AvatarClips(16384, 1), settings(2500, 48, 1.5e-3, 12)),
     "finder": (FinderTask, Photos(8192), settings(1200, 32, 2e-3, 13)),
@@ -522,7 +539,7 @@ def main(folder: Path, names: Sequence[str]) -> None:
                 print(name, at.step, {key: round(value, 3) for key, value in at.values.items()}, flush=True)
 
         torch.manual_seed(numbers.seed)
-        exported = train(task(), source, numbers, folder / name, resume=True, on_step=say)
+        exported = train(task(), Kept(source), numbers, folder / name, resume=True, on_step=say)
         shutil.copytree(exported / FOLDER, folder / FOLDER, dirs_exist_ok=True)
 
 

@@ -10,7 +10,7 @@ from sources import Module, modules, owner
 
 LAYERS = (
     ("ground", {"errors"}),
-    ("foundations", {"config", "shapes"}),
+    ("foundations", {"compiling", "config", "shapes"}),
     (
         "parts",
         {

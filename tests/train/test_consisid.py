@@ -1,6 +1,7 @@
 """What ConsisID's training shows to the network, piece by piece, against its formulas; and a short real run."""
 
 import copy
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,15 +9,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch._dynamo.utils import counters
+from torch._inductor.exc import InvalidCxxCompiler
 
 import tiny
 import tiny_consisid
 import tiny_faces
 from train.world import make, write
+from tolerances import assert_parity
 from vivant import Portrait
 from vivant.consisid.conditioning import Face
-from vivant.consisid.transformer import ConsisIDTransformer3DModel
-from vivant.errors import InputError
+from vivant.consisid.transformer import Block, ConsisIDTransformer3DModel
+from vivant.errors import InputError, MissingPackage
 from vivant.faces.encoders import Encoders
 from vivant.pocket.avatars import ACTIONS, AvatarClips, sample_setting, sentence, vocabulary
 from vivant.schedulers import CogVideoXDPMScheduler
@@ -31,6 +35,7 @@ from vivant.train.consisid import (
     new_transformer,
     waves,
 )
+from vivant.train.loop import compile_blocks
 from vivant.train.people import People, Seen, raw, shrunk
 from vivant.train.recipe import open_consisid, read_recipe
 from vivant.train.samples import Draws, collate, numpy_rng
@@ -254,6 +259,45 @@ def test_parts_that_do_not_fit_are_refused(changes, size, num_frames, word):
         check_fits(replace(parts, transformer=network), face, size, num_frames)
 
 
+has_compiler = any(map(shutil.which, ("c++", "g++", "clang++", "cl")))
+
+
+@pytest.mark.compile
+@pytest.mark.skipif(not has_compiler, reason="there is no C++ compiler")
+def test_compiled_blocks_learn_the_same_and_film_as_they_are_written():
+    plain, compiled = task(), task()
+    counters.clear()
+    compile_blocks(compiled.parts.transformer, (Block,))
+    gradients: list[dict[str, torch.Tensor]] = []
+    for learner in (plain, compiled):
+        learner.losses(batch(), Draws(0, [0, 1, 2], "cpu"), torch.float32)["loss"].sum().backward()
+        gradients.append({name: p.grad for name, p in learner.weights.items() if p.grad is not None})
+    assert counters["stats"]["unique_graphs"] > 0
+    assert gradients[0].keys() == gradients[1].keys()
+    for name, gradient in gradients[0].items():
+        assert_parity(gradients[1][name], gradient)
+    with torch.no_grad():
+        losses = [
+            learner.losses(batch(), Draws(0, [0, 1, 2], "cpu"), torch.float32)["loss"] for learner in (plain, compiled)
+        ]
+    assert torch.equal(*losses)
+
+
+@pytest.mark.compile
+@pytest.mark.skipif(not has_compiler, reason="there is no C++ compiler")
+def test_a_machine_that_cannot_compile_says_so_at_the_first_step(monkeypatch):
+    def refuse(*args, **kwargs):
+        raise InvalidCxxCompiler
+
+    learner = task()
+    compile_blocks(learner.parts.transformer, (Block,))
+    torch.compiler.reset()
+    monkeypatch.setattr("torch._inductor.cpp_builder.get_cpp_compiler", refuse)
+    with pytest.raises(MissingPackage) as caught:
+        learner.losses(batch(), Draws(0, [0, 1, 2], "cpu"), torch.float32)
+    assert caught.value.code == "E-COMPILE"
+
+
 # ------------------------------------------------------------------------------------------------------ real runs
 
 TRAINING = (
@@ -358,6 +402,18 @@ def test_another_run_begins_where_one_ended(folder: Path, trained: Path):
     text = TRAINING + CLIPS + '[model]\nstart = "stored/export"\n[samples]\nnum = 1\n'
     output = Path(make(folder, "consisid", "further", text)["output"])
     assert (output / "face_encoder/models/antelopev2/glintr100.onnx").is_file()
+
+
+def test_blocks_are_compiled_where_the_recipe_asks_for_it(folder: Path, monkeypatch):
+    seen: list[str] = []
+
+    def compiled(function, **options):
+        seen.append(type(function.__self__).__name__)
+        return function
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    make(folder, "consisid", "compiled", TRAINING + CLIPS + MODEL.format(f"{STORED}\ncompiled = true"))
+    assert seen == ["Block", "Block"]
 
 
 def test_what_is_stored_is_what_would_be_seen(folder: Path, trained: Path):

@@ -7,7 +7,7 @@ from types import FunctionType
 import torch
 from torch import Tensor
 
-from vivant.errors import MissingPackage
+from vivant.compiling import compiling, refusal
 from vivant.pia.unet import Text, UNetMotionModel
 
 
@@ -30,7 +30,7 @@ def compile_unet(unet: UNetMotionModel) -> None:
 
         compiled = _compiled(unet)
     except (ImportError, RuntimeError) as error:
-        raise _refusal(error) from error
+        raise refusal(error) from error
     frozen = freezes(unet.device.type)
     packed = [weakref.ref(parameter) for parameter in unet.parameters()]
 
@@ -38,15 +38,10 @@ def compile_unet(unet: UNetMotionModel) -> None:
         # Not by torch.compile(options=…): they come after weights have become inputs, and nothing is frozen, without a
         # word (test_the_compiled_network_predicts_the_same_and_its_weights_are_packed).
         nonlocal compiled, packed
-        try:
-            if frozen and any(seen() is not now for seen, now in zip(packed, unet.parameters(), strict=True)):
-                compiled, packed = _compiled(unet), [weakref.ref(parameter) for parameter in unet.parameters()]
-            with config.patch(freezing=frozen):
-                return compiled(x, timesteps, text)
-        except Exception as error:
-            if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
-                raise _refusal(error) from error
-            raise
+        if frozen and any(seen() is not now for seen, now in zip(packed, unet.parameters(), strict=True)):
+            compiled, packed = _compiled(unet), [weakref.ref(parameter) for parameter in unet.parameters()]
+        with compiling(), config.patch(freezing=frozen):
+            return compiled(x, timesteps, text)
 
     unet.predict = predict
 
@@ -57,12 +52,3 @@ def _compiled(unet: UNetMotionModel) -> Callable[[Tensor, Tensor, Text], Tensor]
     # What was compiled belongs to the code object, so each compilation gets one of its own.
     own = FunctionType(source.__code__.replace(), source.__globals__, source.__name__, source.__defaults__)
     return torch.compile(own.__get__(unet), dynamic=False)
-
-
-def _refusal(error: Exception) -> MissingPackage:
-    return MissingPackage(
-        "E-COMPILE",
-        f"torch cannot compile here: {str(error).splitlines()[0]}",
-        "Compiling needs a C++ compiler and a platform that torch supports.",
-        "Install a C++ compiler, or leave compile out: the result is the same, more slowly.",
-    )

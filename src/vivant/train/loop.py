@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from vivant.compiling import compiling
 from vivant.errors import InputError, OutputError
 from vivant.placement import default_dtype
 from vivant.train.average import averaged, blend_
@@ -243,3 +244,22 @@ def checkpoint_blocks(module: nn.Module, kinds: tuple[type[nn.Module], ...]) -> 
         if isinstance(layer, kinds):
             forward = layer.forward
             layer.forward = lambda *args, _forward=forward: checkpoint(_forward, *args, use_reentrant=False)
+
+
+def compile_blocks(module: nn.Module, kinds: tuple[type[nn.Module], ...]) -> None:
+    """Compile the given layers for training; where nothing is learnt they run as they are written.
+
+    Raises:
+        MissingPackage: E-COMPILE where torch cannot compile, at the first step.
+    """
+    for layer in module.modules():
+        if isinstance(layer, kinds):
+            written, compiled = layer.forward, torch.compile(layer.forward, dynamic=False)
+
+            def forward(*args: Any, written: Any = written, compiled: Any = compiled) -> Any:
+                if not torch.is_grad_enabled():
+                    return written(*args)
+                with compiling():
+                    return compiled(*args)
+
+            layer.forward = forward

@@ -25,7 +25,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vivant.config import dump_json, load_json, read
-from vivant.consisid.transformer import ConsisIDTransformer3DModel
+from vivant.consisid.transformer import Block, ConsisIDTransformer3DModel
 from vivant.errors import InputError
 from vivant.faces.antelope import RECOGNISER
 from vivant.faces.encoders import ANTELOPE, FOLDER, Encoders
@@ -73,6 +73,7 @@ class Model:
         faces: for `consisid`, the folder that holds `face_encoder`.
         latents: folder that gets the data set encoded once; without it all but the autoencoders encode at every step.
         often: with `latents`, phrases of captions and how often clips with them count; others count once.
+        compiled: for `consisid`, `torch.compile` its blocks; the first step takes a minute longer.
     """
 
     start: Path | None = None
@@ -85,6 +86,7 @@ class Model:
     alpha: float | None = None
     latents: Path | None = None
     often: Mapping[str, int] = field(default_factory=dict)
+    compiled: bool = False
 
 
 @dataclass(frozen=True)
@@ -193,7 +195,7 @@ _READS = {
     "base": {"vae", "config", "text", "latents", "often"},
     "style": {"start", "rank", "alpha", "latents", "often"},
     "pia": {"start", "adapter", "config", "latents", "often"},
-    "consisid": {"start", "vae", "faces", "config", "text", "latents"},
+    "consisid": {"start", "vae", "faces", "config", "text", "latents", "compiled"},
 }
 
 
@@ -392,6 +394,8 @@ def _consisid(
             encode_people(source, parts.seen, model.latents, what)
         processes.wait()
         source = encode_people(source, parts.seen, model.latents, what)  # finds all files there
+    if model.compiled:
+        loop.compile_blocks(parts.transformer, (Block,))
     return ConsisidTask(parts, recipe.loss, shown, num_frames, gradient_checkpointing=checkpointing), source
 
 
