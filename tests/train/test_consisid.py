@@ -15,8 +15,8 @@ from torch._inductor.exc import InvalidCxxCompiler
 import tiny
 import tiny_consisid
 import tiny_faces
-from train.world import make, write
 from tolerances import assert_parity
+from train.world import make, write
 from vivant import Portrait
 from vivant.consisid.conditioning import Face
 from vivant.consisid.transformer import Block, ConsisIDTransformer3DModel

@@ -256,10 +256,10 @@ def compile_blocks(module: nn.Module, kinds: tuple[type[nn.Module], ...]) -> Non
         if isinstance(layer, kinds):
             written, compiled = layer.forward, torch.compile(layer.forward, dynamic=False)
 
-            def forward(*args: Any, written: Any = written, compiled: Any = compiled) -> Any:
+            def run(*args: Any, written: Any = written, compiled: Any = compiled) -> Any:
                 if not torch.is_grad_enabled():
                     return written(*args)
                 with compiling():
                     return compiled(*args)
 
-            layer.forward = forward
+            layer.forward = run
