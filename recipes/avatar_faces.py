@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Float, UInt8
 from safetensors.torch import save_file
+from ship import HEADER
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
@@ -214,6 +215,8 @@ class Graph:
         graph = helper.make_graph(self.nodes, path.stem, self.inputs, results, self.tensors)
         path.parent.mkdir(parents=True, exist_ok=True)
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+        model.doc_string = HEADER["description"]
+        helper.set_model_props(model, {"license": HEADER["license"]})
         self.onnx.save(model, path)
 
 
@@ -380,7 +383,7 @@ class DetectorTask:
     """Anchors without a face that count, for each with one."""
 
     def __init__(self):
-        self.detector = RetinaFace(width=4, depths=(1, 1, 1, 1), channels=16)
+        self.detector = RetinaFace(width=8, depths=(1, 1, 1, 1), channels=32)
         self.networks, self.weights = (self.detector,), trainable(self.detector)
 
     @staticmethod
@@ -418,7 +421,7 @@ class DetectorTask:
         boxes = F.smooth_l1_loss(offsets.boxes.float(), goal, reduction="none").mean(2).mul(weight).sum(1)
         goal = (points[:, None] - places[:, None, :2]) / places[:, None, 2:] / VARIANCES[0]
         marks = F.smooth_l1_loss(offsets.points.float(), goal.flatten(2), reduction="none").mean(2).mul(weight).sum(1)
-        return {"loss": found + 2 * boxes + marks, "scores": found, "box": boxes, "points": marks}
+        return {"loss": found + 2 * boxes + 2 * marks, "scores": found, "box": boxes, "points": marks}
 
     def show(self, folder: Path, step: int) -> None:
         """The log has the errors."""
@@ -524,13 +527,16 @@ class Kept:
 RUNS: Mapping[str, Any] = {
     "identity": (IdentityTask, AvatarClips(16384, 1), settings(2500, 48, 1.5e-3, 12)),
     "finder": (FinderTask, Photos(8192), settings(1200, 32, 2e-3, 13)),
-    "detector": (DetectorTask, Photos(8192, 128), settings(1200, 16, 3e-3, 15)),
-    "parser": (ParserTask, Crops(2048), settings(300, 6, 3e-3, 14)),
+    "detector": (DetectorTask, Photos(8192, 128), settings(4000, 16, 3e-3, 15)),
+    "parser": (ParserTask, Crops(4096), settings(1500, 6, 3e-3, 14)),
 }
 
 
 def main(folder: Path, names: Sequence[str]) -> None:
-    """Train what is named, or all, resuming what was begun; all files come together in `folder`."""
+    """Train what is named, or all, but for what is there; all files come together in `folder`.
+
+    What was begun and did not end begins anew: the running means of normalisation are not in checkpoints.
+    """
     for name in names or RUNS:
         task, source, numbers = RUNS[name]
 
@@ -538,8 +544,11 @@ def main(folder: Path, names: Sequence[str]) -> None:
             if at.step % 20 == 0:
                 print(name, at.step, {key: round(value, 3) for key, value in at.values.items()}, flush=True)
 
-        torch.manual_seed(numbers.seed)
-        exported = train(task(), Kept(source), numbers, folder / name, resume=True, on_step=say)
+        exported = folder / name / "export"
+        if not exported.is_dir():
+            shutil.rmtree(folder / name, ignore_errors=True)
+            torch.manual_seed(numbers.seed)
+            train(task(), Kept(source), numbers, folder / name, on_step=say)
         shutil.copytree(exported / FOLDER, folder / FOLDER, dirs_exist_ok=True)
 
 
