@@ -1,13 +1,13 @@
 """What is said where torch's compiler cannot work."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 from vivant.errors import MissingPackage
 
 
 @contextmanager
-def compiling() -> Iterator[None]:
+def compiling() -> Generator[None]:
     """Around what compiles, and around the first call of what was compiled, where torch finds out as a rule.
 
     Raises:
