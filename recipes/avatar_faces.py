@@ -2,7 +2,7 @@
 
 python recipes/avatar_faces.py runs/faces      # needs the package onnx, to write the two files of antelopev2
 
-Who an avatar is, is learnt as its traits: an identity is a combination of them, and those of the held-out half of the
+Who an avatar is, is learnt as its traits: an identity is a combination of them, and those of the held-out eighth of the
 world are never seen. The vision tower sees crops in grey, as ConsisID's does, the recogniser sees portraits in colour.
 """
 

@@ -27,5 +27,5 @@ def refusal(error: Exception) -> MissingPackage:
         "E-COMPILE",
         f"torch cannot compile here: {str(error).splitlines()[0]}",
         "Compiling needs a C++ compiler and a platform that torch supports.",
-        "Install a C++ compiler, or leave compile out: the result is the same, more slowly.",
+        "Install a C++ compiler, or do without compiling: the result is the same, more slowly.",
     )

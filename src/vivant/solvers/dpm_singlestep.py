@@ -34,9 +34,7 @@ from vivant.solvers.schedule import (
     refuse_eta,
     upcast,
 )
-from vivant.solvers.sigmas import (
-    log_snr,
-)
+from vivant.solvers.sigmas import log_snr
 
 
 class Stretch(NamedTuple):
