@@ -23,11 +23,12 @@ from vivant.errors import InputError
 from vivant.evaluate.avatars import NUM_CANDIDATES, SHOWN, Judge, answered, answers, identified
 from vivant.evaluate.figures import Figure, markdown
 from vivant.media.sheet import grid
-from vivant.pocket.avatars import AvatarClips, Filmed, sample_setting, sample_still, sentence, square
+from vivant.pocket import PERSON_SETTINGS
+from vivant.pocket.avatars import AvatarClips, Filmed, photograph, sentence
 from vivant.train.samples import numpy_rng
 from vivant.train.vae import to_bytes, to_unit
 
-NUM, PHOTO, STEPS, GUIDANCE = 100, 256, 25, 3.0
+NUM, PHOTO, TOGETHER = 100, 256, 20
 ASKED = {"person": 0.8}
 
 
@@ -35,7 +36,9 @@ def main(repo: Path, judge_folder: Path, docs: Path) -> None:
     """Measure, draw and write."""
     judge, portrait = Judge.read(judge_folder), Portrait.from_pretrained(repo, local_files_only=True)
     clips = [AvatarClips(NUM, split="held out").read(i, numpy_rng(7, i)) for i in range(NUM)]
-    photos = [photo_of(clip, np.random.default_rng([8, i])) for i, clip in enumerate(clips)]
+    photos = [
+        Image.fromarray(photograph(clip.avatar, PHOTO, np.random.default_rng([8, i]))) for i, clip in enumerate(clips)
+    ]
     faces: list[Any] = []
     for photo in photos:
         try:
@@ -68,12 +71,6 @@ def main(repo: Path, judge_folder: Path, docs: Path) -> None:
     print(markdown(figures))
 
 
-def photo_of(clip: Filmed, rng: np.random.Generator) -> Image.Image:
-    """Another picture of the person of a clip."""
-    pose, place = sample_still(rng, in_front=True), sample_setting(rng, has_light=True)
-    return Image.fromarray(square(clip.avatar, pose, place, PHOTO).pixels[0])
-
-
 def thumbnail(photo: Image.Image) -> np.ndarray:
     """A photo as large as a frame."""
     return np.asarray(photo.resize((64, 64), Image.Resampling.BOX))
@@ -81,18 +78,17 @@ def thumbnail(photo: Image.Image) -> np.ndarray:
 
 def filmed(portrait: Portrait, faces: Sequence[Any], clips: Sequence[Filmed]) -> np.ndarray:
     """A clip of each face, in which happens what happens in the drawn clip; of None nothing is known."""
+    config = portrait.pipeline.transformer.settings
+    hidden = torch.zeros(config.LFE_num_scale, 1, 65, config.LFE_vit_dim)
+    nobody = Face(torch.zeros(1, config.LFE_id_dim), tuple(hidden))
     films: list[np.ndarray] = []
-    for i, (face, clip) in enumerate(zip(faces, clips, strict=True)):
-        config = portrait.pipeline.transformer.settings
-        image: Any = face
-        given: dict[str, Any] = {}
-        if face is None:
-            image = Image.new("RGB", (64, 64), "white")
-            hidden = torch.zeros(config.LFE_num_scale, 1, 65, config.LFE_vit_dim)
-            given["identity"] = Face(torch.zeros(1, config.LFE_id_dim), tuple(hidden))
-        given |= {"num_inference_steps": STEPS, "guidance_scale": GUIDANCE, "seed": i}
-        made = portrait.film(image, sentence(clip.action, clip.setting), **given)
-        films.append(made.clips[0])
+    for first in range(0, len(clips), TOGETHER):
+        some = range(first, min(first + TOGETHER, len(clips)))
+        given: dict[str, Any] = {**PERSON_SETTINGS, "seed": tuple(some)}
+        images: list[Any] = [faces[i] for i in some]
+        if images[0] is None:
+            images, given["identity"] = [Image.new("RGB", (64, 64), "white") for _ in some], [nobody for _ in some]
+        films += portrait.film(images, [sentence(clips[i].action, clips[i].setting) for i in some], **given).clips
     return np.stack(films)
 
 

@@ -26,8 +26,10 @@ def without_gradients():
 
 
 def test_files_are_small_and_carry_their_licence():
-    assert len(WEIGHTS) == 3 * len(STYLES) + 2
-    assert sum(path.stat().st_size for path in WEIGHTS) < 40e6
+    networks = 3 * len(STYLES) + len(("motion", "recogniser", "judge"))
+    networks += len(("transformer", "vae", "text_encoder", "detector", "parser", "vision tower"))  # of person/
+    assert len(WEIGHTS) == networks
+    assert sum(path.stat().st_size for path in WEIGHTS) < 60e6
     for path in WEIGHTS:
         with safe_open(path, framework="pt") as file:
             assert file.metadata()["license"] == "Apache-2.0"

@@ -157,7 +157,9 @@ def test_what_ships_is_of_use():
         "motion": "drives PIA",
         "neon": "a base for PIA",
         "paper": "a base for PIA",
+        "person": "makes portraits (ConsisID)",
         "recogniser.safetensors": "",
+        "judge.safetensors": "",
     }
 
 

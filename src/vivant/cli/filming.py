@@ -9,6 +9,7 @@ from typing import Any, Self
 import torch
 from PIL import Image
 
+from vivant import pocket
 from vivant.api.portrait import Frames, Portrait, is_face_file
 from vivant.api.result import Result
 from vivant.cli.options import choice_of
@@ -25,8 +26,10 @@ from vivant.media.still import Still, read_still
 from vivant.media.video import ClipWriter
 from vivant.placement import best_device, check_place
 from vivant.preflight.additions import Weighted
-from vivant.preflight.consisid import Model, check_film
+from vivant.preflight.consisid import MODEL_ID, Model, check_film
 from vivant.request import ConsisIDRequest, texts
+
+SHIPPED = str(pocket.person())
 
 
 @dataclass(frozen=True)
@@ -122,6 +125,15 @@ class Person:
     def files(self) -> list[str]:
         """What is read, and the face that is kept; no clip may have the name of one."""
         return [self.photo, *self.more, *(path for path in (self.identity, self.save) if path is not None)]
+
+
+def for_shipped(screen: Screen, request: Mapping[str, Any]) -> dict[str, Any]:
+    """A request for the model that ships, with its own numbers where nothing was said, and a word about it."""
+    screen.say(
+        "No --model is given: this is the small model that ships with vivant. It knows drawn people only, in 64 x 64 "
+        f"pixels.\nFor a photo in full size (fetches many GB, once): vivant pull {MODEL_ID}, and add --model {MODEL_ID}"
+    )
+    return {**pocket.PERSON_SETTINGS, **request}
 
 
 def film(

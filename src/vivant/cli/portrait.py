@@ -27,10 +27,6 @@ def portrait(
         Argument(help="A photo of the person, a path or an http(s) address; or a face that --save-face wrote."),
     ],
     prompt: Annotated[str, Argument(help="What happens; the model was trained on long descriptions.")],
-    model: Annotated[
-        str,
-        option("--model", "ConsisID: a folder or a hub id, such as BestWishYsh/ConsisID-preview.", MODELS),
-    ],
     output: Annotated[
         list[str],
         option(
@@ -93,11 +89,19 @@ def portrait(
         str, option("--seed", "Seed of the noise, or one for each clip (1,2,3); -1 draws and records one.", CLIP)
     ] = "-1",
     # Sampling
-    num_inference_steps: Annotated[int, option("--steps", "Denoising steps.", SAMPLING)] = 50,
+    num_inference_steps: Annotated[
+        int | None,
+        option("--steps", "Denoising steps; 50 if not given (25 for the model that ships).", SAMPLING),
+    ] = None,
     guidance_scale: Annotated[
-        float,
-        option("--guidance", "How strictly to follow the prompt; 1 and below switch guidance off.", SAMPLING),
-    ] = 6.0,
+        float | None,
+        option(
+            "--guidance",
+            "How strictly to follow the prompt; 1 and below switch guidance off; 6 if not given (3 for the model that "
+            "ships).",
+            SAMPLING,
+        ),
+    ] = None,
     use_dynamic_cfg: Annotated[
         bool,
         option("--dynamic-guidance", "Let guidance fall over the run, from 1 + --guidance to 1.", SAMPLING),
@@ -111,6 +115,15 @@ def portrait(
         option("--max-sequence-length", "Tokens of the prompt that are read; 226 if not given.", SAMPLING),
     ] = None,
     # Models
+    model: Annotated[
+        str | None,
+        option(
+            "--model",
+            "ConsisID: a folder or a hub id, such as BestWishYsh/ConsisID-preview; the small model of drawn people "
+            "that ships with vivant (64 x 64 pixels) if not given.",
+            MODELS,
+        ),
+    ] = None,
     dtype: Annotated[
         Dtype, option("--dtype", "Data type of the weights; auto: bfloat16 where it is native.", MODELS)
     ] = Dtype.auto,
@@ -143,8 +156,6 @@ def portrait(
     with reporting(json) as screen:
         request: dict[str, Any] = {
             **sides_of(size, height, width),
-            "num_inference_steps": num_inference_steps,
-            "guidance_scale": guidance_scale,
             "use_dynamic_cfg": use_dynamic_cfg,
             "eta": eta,
             "num_videos_per_prompt": num_videos_per_prompt,
@@ -152,13 +163,20 @@ def portrait(
             "fps": fps,
             "negative_prompt": negative_prompt,
         }
-        given = {"num_frames": num_frames, "max_sequence_length": max_sequence_length}
+        given = {
+            "num_frames": num_frames,
+            "max_sequence_length": max_sequence_length,
+            "num_inference_steps": num_inference_steps,
+            "guidance_scale": guidance_scale,
+        }
         request |= {name: value for name, value in given.items() if value is not None}
 
         from vivant.cli import filming
 
+        if model is None:
+            request = filming.for_shipped(screen, request)
         loading = filming.Loading(
-            model=model,
+            model=model or filming.SHIPPED,
             dtype=dtype.value,
             device=device,
             residency=residency.value,

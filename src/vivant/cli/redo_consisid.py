@@ -15,6 +15,8 @@ from vivant.preflight.additions import Recorded
 from vivant.preflight.consisid import check_film
 from vivant.request import ConsisIDRequest
 
+SHIPPED = ("person",)  # folders of vivant.pocket
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -38,7 +40,7 @@ def parse(recipe: Mapping[str, Any]) -> Recipe:
         people = texts_of(dict_of(recipe, "identity"), "digests")
         return Recipe(
             request=request,
-            model=origin_of(dict_of(recipe, "models").get("model"), "models.model"),
+            model=origin_of(dict_of(recipe, "models").get("model"), "models.model", SHIPPED),
             people=people,
             additions=additions_of(dict_of(recipe, "models")),
             made=made_of(recipe, request, len(people)),

@@ -7,7 +7,7 @@ from typing import Any
 
 from vivant.pocket.world import STYLES, Style
 
-__all__ = ["FOLDER", "PICTURES", "SETTINGS", "base", "motion"]
+__all__ = ["FOLDER", "PERSON", "PERSON_SETTINGS", "PICTURES", "SETTINGS", "base", "judge", "motion", "person"]
 
 FOLDER = Path(__file__).parent
 PICTURES: Mapping[str, Path] = {
@@ -18,7 +18,11 @@ PICTURES: Mapping[str, Path] = {
 SETTINGS: Mapping[str, Any] = MappingProxyType(
     {"num_frames": 8, "height": 64, "width": 64, "guidance_scale": 4.0, "negative_prompt": ""}
 )
-"""What the models are made for: fields of a request that differ from those for full-size models."""
+"""What `base` and `motion` are made for: fields of a request that differ from those for full-size models."""
+PERSON = FOLDER / "pictures" / "person.png"
+"""A picture of somebody to film, drawn as all that `person` knows; training saw no picture of them."""
+PERSON_SETTINGS: Mapping[str, Any] = MappingProxyType({"num_inference_steps": 25, "guidance_scale": 3.0})
+"""What `person` is made for. Size, length and tokens are in its configuration."""
 
 
 def base(style: Style = "paper") -> Path:
@@ -35,3 +39,13 @@ def base(style: Style = "paper") -> Path:
 def motion() -> Path:
     """Folder of the motion adapter for both bases."""
     return FOLDER / "motion"
+
+
+def person() -> Path:
+    """Folder of a ConsisID of drawn people, its face encoders included."""
+    return FOLDER / "person"
+
+
+def judge() -> Path:
+    """Folder of a classifier of clips of drawn people, for measuring only (`vivant.evaluate.avatars`)."""
+    return FOLDER / "judge"

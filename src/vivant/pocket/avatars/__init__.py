@@ -4,7 +4,16 @@
 happens, what the person wears and what is behind; who it is stands in the picture only.
 """
 
-from vivant.pocket.avatars.clips import PORTRAIT, AvatarClips, Filmed, aligned, cut_out, sample_setting, square
+from vivant.pocket.avatars.clips import (
+    PORTRAIT,
+    AvatarClips,
+    Filmed,
+    aligned,
+    cut_out,
+    photograph,
+    sample_setting,
+    square,
+)
 from vivant.pocket.avatars.figure import PARTS, Painted, Setting, paint, view
 from vivant.pocket.avatars.pose import ACTIONS, Action, Pose, act, places, sample_still, still
 from vivant.pocket.avatars.sentences import sentence, vocabulary
@@ -27,6 +36,7 @@ __all__ = [
     "aligned",
     "cut_out",
     "paint",
+    "photograph",
     "places",
     "sample_avatar",
     "sample_setting",

@@ -42,6 +42,11 @@ def square(avatar: Avatar, pose: Pose, setting: Setting, size: int) -> Painted:
     return paint(avatar, pose, setting, *view(size))
 
 
+def photograph(avatar: Avatar, size: int, rng: np.random.Generator) -> UInt8[np.ndarray, "h w 3"]:
+    """A photo from the front of `size` x `size` pixels, in light as photos have it."""
+    return square(avatar, sample_still(rng, in_front=True), sample_setting(rng, has_light=True), size).pixels[0]
+
+
 def aligned(
     avatar: Avatar, pose: Pose, setting: Setting, size: int, template: Template, rng: np.random.Generator | None = None
 ) -> Painted:
