@@ -42,9 +42,9 @@ CLIPS = (
     Clip("photo-zoom-in", "photo", "a photo, zoom in"),
     Clip("photo-pan-right", "photo", "a photo, pan right"),
     Clip("photo-pan-left", "photo", "a photo, pan left"),
-    Clip("person-waving", PERSON, "a person in a red shirt waves before yellow dots"),
-    Clip("person-looking-right", PERSON, "a person in a white shirt looks right over a blue sea"),
-    Clip("person-smiling", PERSON, "a person in a green shirt smiles before purple stripes"),
+    Clip("person-waving", PERSON, "a person in a white shirt waves over a blue sea"),
+    Clip("person-looking-left", PERSON, "a person in a green shirt looks left before green hills"),
+    Clip("person-smiling", PERSON, "a person in a red shirt smiles over a blue sea"),
 )
 
 
