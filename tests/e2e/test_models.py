@@ -77,12 +77,15 @@ def test_without_a_path_the_cache_and_what_ships(vivant_: Vivant, models: Path, 
     listed = vivant_("models", "--json").json["models"]
     paths = [Path(one["path"]) for one in listed]
     assert f"models--{BASE_ID.replace('/', '--')}" in str(paths[1])
-    assert [path.name for path in paths[2:]] == ["motion", "neon", "paper", "recogniser.safetensors"]
-    assert [one["use"] for one in listed[:4]] == ["drives PIA", "a base for PIA", "drives PIA", "a base for PIA"]
+    shipped = ["judge.safetensors", "motion", "neon", "paper", "person", "recogniser.safetensors"]
+    assert [path.name for path in paths[2:]] == shipped
+    uses = ["drives PIA", "a base for PIA"]
+    assert [one["use"] for one in listed[:2]] == uses
+    assert [one["use"] for one in listed[3:7]] == [*uses, "a base for PIA", "makes portraits (ConsisID)"]
     assert listed[1]["parts"]["."] == "StableDiffusionPipeline"
     assert listed[1]["size"] > 10_000
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(models / "nowhere"))
-    assert len(vivant_("models", "--json").json["models"]) == 4
+    assert len(vivant_("models", "--json").json["models"]) == len(shipped)
     assert paths[1].parent.name == "snapshots"
     assert paths[1].name == tiny_repo.COMMIT
 
